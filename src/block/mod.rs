@@ -1,0 +1,94 @@
+//! Random access to bytes: files, memory, windows of another source, a shared cache, and faults
+//! on demand for tests.
+//!
+//! Everything here is positional, takes `&self` and may be used from any thread at once.
+
+mod cache;
+mod fault;
+mod file;
+mod memory;
+mod pages;
+mod window;
+
+use std::fmt::Debug;
+use std::fs::File;
+
+use crate::error::{Error, Kind, Result};
+
+pub use cache::{Cache, Key, Owner, Unit, Weigh};
+pub use fault::{Fault, FaultSource};
+pub use file::FileSource;
+pub use memory::MemorySource;
+pub use pages::Pages;
+pub use window::Window;
+
+/// Random-access bytes of a fixed length.
+#[expect(clippy::len_without_is_empty, reason = "a disk of no bytes is no case of its own")]
+pub trait BlockSource: Send + Sync + Debug {
+    /// The length in bytes. It never changes while the source is open.
+    fn len(&self) -> u64;
+
+    /// Fills `buf` with the bytes at `offset`: all of it, or an error and unspecified contents.
+    ///
+    /// # Errors
+    /// [`Kind::OutOfBounds`] if the range does not lie within the source.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Whether there is data or a hole at `offset`, and how far that is known to go on.
+    ///
+    /// `offset` is below [`BlockSource::len`]. The answer is at least one byte long, ends at or
+    /// before the end of the source, and is conservative: a hole surely reads as zeros, data may.
+    /// The neighbouring extent may be of the same kind.
+    fn extent_at(&self, offset: u64) -> Result<Extent>;
+
+    /// The host file whose bytes are this source's, from its first to its last, if there is one:
+    /// the kernel can then read it without us.
+    fn whole_file(&self) -> Option<&File>;
+}
+
+/// A run of data or of zeros that take no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes from the offset asked about to the end of the run; never 0.
+    pub len: u64,
+    /// Whether the run is a hole.
+    pub hole: bool,
+}
+
+/// Fails unless `offset..offset + len` lies within `total` bytes.
+pub(crate) fn check_range(offset: u64, len: usize, total: u64) -> Result<()> {
+    match offset.checked_add(len as u64) {
+        Some(end) if end <= total => Ok(()),
+        _ => Err(Error::new(
+            Kind::OutOfBounds,
+            format!("{len} bytes at {offset:#x} pass the end at {total:#x}"),
+        )),
+    }
+}
+
+/// The extent at or after `offset` that is a hole (`hole`) or data (`!hole`): where it begins.
+///
+/// `None` if there is no such extent before `len`. This is what `lseek` with `SEEK_HOLE` and
+/// `SEEK_DATA` asks, short of the rule that a file ends in a virtual hole.
+///
+/// # Errors
+/// What `extent_at` returns, which is asked about consecutive offsets.
+pub fn seek_extent(
+    len: u64,
+    offset: u64,
+    hole: bool,
+    extent_at: impl Fn(u64) -> Result<Extent>,
+) -> Result<Option<u64>> {
+    let mut at = offset;
+    while at < len {
+        let extent = extent_at(at)?;
+        if extent.hole == hole {
+            return Ok(Some(at));
+        }
+        at = at.saturating_add(extent.len.max(1));
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! A range of another source: a partition, a member of an archive.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use super::{BlockSource, Extent, check_range};
+use crate::error::{Error, Kind, Result};
+
+/// `len` bytes of `source` from `start`, addressed from 0.
+#[derive(Debug, Clone)]
+pub struct Window {
+    source: Arc<dyn BlockSource>,
+    start: u64,
+    len: u64,
+}
+
+impl Window {
+    /// The window of `len` bytes at `start`.
+    ///
+    /// # Errors
+    /// [`Kind::OutOfBounds`] if it does not lie within `source`.
+    pub fn new(source: Arc<dyn BlockSource>, start: u64, len: u64) -> Result<Self> {
+        if start.checked_add(len).is_none_or(|end| end > source.len()) {
+            return Err(Error::new(
+                Kind::OutOfBounds,
+                format!("{len:#x} bytes at {start:#x} pass the end at {:#x}", source.len()),
+            ));
+        }
+        Ok(Self { source, start, len })
+    }
+
+    /// Where the window begins in its source, in bytes.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+}
+
+impl BlockSource for Window {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range(offset, buf.len(), self.len)?;
+        self.source.read_at(self.start + offset, buf)
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        let extent = self.source.extent_at(self.start + offset)?;
+        Ok(Extent { len: extent.len.min(self.len - offset), ..extent })
+    }
+
+    fn whole_file(&self) -> Option<&File> {
+        (self.start == 0 && self.len == self.source.len())
+            .then(|| self.source.whole_file())
+            .flatten()
+    }
+}

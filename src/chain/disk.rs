@@ -1,0 +1,171 @@
+//! The chain as a disk: resolved regions out of the cache, one `pread` per coalesced run.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use super::region::{Placed, Region, Segment, Target};
+use super::{EncodedUnit, Layer};
+use crate::block::{BlockSource, Cache, Extent, Key, Owner, Unit, check_range};
+use crate::error::{Error, Kind, Result};
+
+/// Layers stacked into one disk, top first.
+#[derive(Debug)]
+pub struct Chain {
+    layers: Vec<Placed>,
+    /// The sources of all layers, one list.
+    sources: Vec<Arc<dyn BlockSource>>,
+    size: u64,
+    cache: Arc<Cache>,
+    /// Where this chain's resolved regions are in the cache, by region number.
+    regions: Owner,
+    /// Where each layer's decoded units are in the cache, by host offset.
+    units: Vec<Owner>,
+}
+
+impl Chain {
+    /// Bytes of guest disk resolved together.
+    const REGION: u64 = 32 << 20;
+
+    /// Layers a chain can have; `policy` sets the bound users meet.
+    pub const MAX_LAYERS: usize = u16::MAX as usize;
+
+    /// Stacks `layers`, top first. The disk is as large as the top one says.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] for no layer or more than [`Chain::MAX_LAYERS`].
+    pub fn new(layers: Vec<Arc<dyn Layer>>, cache: Arc<Cache>) -> Result<Self> {
+        let Some(top) = layers.first() else {
+            return Err(Error::new(Kind::Refused, "a chain without a layer"));
+        };
+        if layers.len() > Self::MAX_LAYERS {
+            return Err(Error::new(Kind::Refused, format!("a chain of {} layers", layers.len())));
+        }
+        let size = top.virtual_size();
+        let mut sources = Vec::new();
+        let mut placed = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let first_source = sources.len() as u32;
+            sources.extend(layer.sources().iter().cloned());
+            placed.push(Placed { layer, first_source });
+        }
+        let regions = cache.owner();
+        let units = placed.iter().map(|_| cache.owner()).collect();
+        Ok(Self { layers: placed, sources, size, cache, regions, units })
+    }
+
+    fn region(&self, number: u64) -> Result<Arc<Region>> {
+        self.cache.get_or_load(Key(self.regions, number), || {
+            let start = number * Self::REGION;
+            Region::resolve(&self.layers, start..(start + Self::REGION).min(self.size))
+        })
+    }
+
+    /// Fills `buf` with what lies `skip` bytes into `segment`.
+    fn read_segment(
+        &self,
+        region: &Region,
+        segment: &Segment,
+        skip: u32,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        match segment.target {
+            Target::Raw { source, host } => {
+                self.sources[source as usize].read_at(host + u64::from(skip), buf)
+            }
+            Target::Encoded { layer, unit, within } => {
+                self.read_unit(layer, unit, within as usize + skip as usize, buf)
+            }
+            Target::Zero => {
+                buf.fill(0);
+                Ok(())
+            }
+            Target::Damaged(index) => {
+                Err(Error::new(Kind::Corrupt, region.damage[index as usize].to_string()))
+            }
+        }
+    }
+
+    fn read_unit(
+        &self,
+        layer: u16,
+        unit: EncodedUnit,
+        within: usize,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let key = Key(self.units[usize::from(layer)], unit.host);
+        let layer = &self.layers[usize::from(layer)].layer;
+        // A whole unit goes straight to the reader: whoever reads on sequentially does not come
+        // back for it, and the copy would cost as much as a cheap decode.
+        if within == 0 && buf.len() == unit.decoded as usize {
+            return match self.cache.get::<Unit>(key) {
+                Some(decoded) => copy_within(&decoded, within, buf),
+                None => layer.decode(unit, buf),
+            };
+        }
+        let decoded = self.cache.get_or_load(key, || {
+            let mut out = vec![0; unit.decoded as usize].into_boxed_slice();
+            layer.decode(unit, &mut out)?;
+            Ok(Unit(out))
+        })?;
+        copy_within(&decoded, within, buf)
+    }
+}
+
+fn copy_within(decoded: &Unit, within: usize, buf: &mut [u8]) -> Result<()> {
+    match decoded.0.get(within..within + buf.len()) {
+        Some(bytes) => {
+            buf.copy_from_slice(bytes);
+            Ok(())
+        }
+        // Two units of different lengths claim one host offset.
+        None => Err(Error::new(Kind::Corrupt, "overlapping encoded units")),
+    }
+}
+
+impl BlockSource for Chain {
+    fn len(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range(offset, buf.len(), self.size)?;
+        let mut at = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let region = self.region(at / Self::REGION)?;
+            let mut inside = (at % Self::REGION) as u32;
+            for segment in &region.segments[region.find(inside)..] {
+                let len = rest.len().min((segment.end - inside) as usize);
+                let (piece, tail) = rest.split_at_mut(len);
+                self.read_segment(&region, segment, inside - segment.start, piece)?;
+                rest = tail;
+                at += len as u64;
+                inside = segment.end;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        let region = self.region(offset / Self::REGION)?;
+        let inside = (offset % Self::REGION) as u32;
+        let segment = &region.segments[region.find(inside)];
+        let len = u64::from(segment.end - inside);
+        match segment.target {
+            Target::Zero => Ok(Extent { len, hole: true }),
+            Target::Raw { source, host } => {
+                let host = host + u64::from(inside - segment.start);
+                let extent = self.sources[source as usize].extent_at(host)?;
+                Ok(Extent { len: extent.len.min(len), ..extent })
+            }
+            Target::Encoded { .. } | Target::Damaged(_) => Ok(Extent { len, hole: false }),
+        }
+    }
+
+    fn whole_file(&self) -> Option<&File> {
+        None
+    }
+}

@@ -1,0 +1,210 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::block::{Cache, Fault, FaultSource, MemorySource};
+use crate::error::Kind;
+
+/// What one block of a [`FakeLayer`] is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Block {
+    Absent,
+    Zero,
+    Raw,
+    Encoded,
+    Damaged,
+}
+
+const BLOCK: u64 = 512;
+
+/// A layer of 512-byte blocks whose encoding is "every byte plus one".
+#[derive(Debug)]
+struct FakeLayer {
+    blocks: Vec<Block>,
+    size: u64,
+    sources: Vec<Arc<dyn BlockSource>>,
+    maps: AtomicUsize,
+    decodes: AtomicUsize,
+}
+
+impl FakeLayer {
+    fn new(seed: u8, blocks: Vec<Block>, cut: u64) -> Self {
+        let bytes = (0..blocks.len() * BLOCK as usize)
+            .map(|at| (at as u8).wrapping_mul(31).wrapping_add((at >> 9) as u8) ^ seed)
+            .collect();
+        let size = (blocks.len() as u64 * BLOCK).saturating_sub(cut).max(1);
+        let sources: Vec<Arc<dyn BlockSource>> = vec![Arc::new(MemorySource::new(bytes))];
+        Self { blocks, size, sources, maps: AtomicUsize::new(0), decodes: AtomicUsize::new(0) }
+    }
+
+    fn stored(&self, at: u64) -> u8 {
+        let mut byte = [0];
+        self.sources[0].read_at(at, &mut byte).unwrap();
+        byte[0]
+    }
+
+    /// The byte at `at`: found, lost, or to be asked of the layer below.
+    fn model(&self, at: u64) -> Option<Result<u8, ()>> {
+        if at >= self.size {
+            return Some(Ok(0));
+        }
+        match self.blocks[(at / BLOCK) as usize] {
+            Block::Absent => None,
+            Block::Zero => Some(Ok(0)),
+            Block::Raw => Some(Ok(self.stored(at))),
+            Block::Encoded => Some(Ok(self.stored(at).wrapping_add(1))),
+            Block::Damaged => Some(Err(())),
+        }
+    }
+}
+
+impl Layer for FakeLayer {
+    fn virtual_size(&self) -> u64 {
+        self.size
+    }
+
+    fn parent(&self) -> Option<&ParentLocator> {
+        None
+    }
+
+    fn sources(&self) -> &[Arc<dyn BlockSource>] {
+        &self.sources
+    }
+
+    fn map(&self, guest: Range<u64>, emit: &mut dyn FnMut(u64, Place)) -> Result<()> {
+        self.maps.fetch_add(1, Ordering::Relaxed);
+        let mut at = guest.start;
+        while at < guest.end {
+            let len = (BLOCK - at % BLOCK).min(guest.end - at);
+            let place = match self.blocks[(at / BLOCK) as usize] {
+                Block::Absent => Place::Absent,
+                Block::Zero => Place::Zero,
+                Block::Raw => Place::Raw { source: 0, offset: at },
+                Block::Encoded => {
+                    let unit = EncodedUnit {
+                        host: at - at % BLOCK,
+                        stored: BLOCK as u32,
+                        decoded: BLOCK as u32,
+                    };
+                    Place::Encoded { unit, within: (at % BLOCK) as u32 }
+                }
+                Block::Damaged => Place::Damaged(Error::new(Kind::Corrupt, "lost")),
+            };
+            emit(len, place);
+            at += len;
+        }
+        Ok(())
+    }
+
+    fn decode(&self, unit: EncodedUnit, out: &mut [u8]) -> Result<()> {
+        self.decodes.fetch_add(1, Ordering::Relaxed);
+        self.sources[0].read_at(unit.host, out)?;
+        out.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+        Ok(())
+    }
+}
+
+fn model(layers: &[Arc<FakeLayer>], at: u64) -> Result<u8, ()> {
+    layers.iter().find_map(|layer| layer.model(at)).unwrap_or(Ok(0))
+}
+
+fn stack(layers: &[Arc<FakeLayer>]) -> Chain {
+    let layers = layers.iter().map(|layer| Arc::clone(layer) as Arc<dyn Layer>).collect();
+    Chain::new(layers, Cache::new(0)).unwrap()
+}
+
+fn any_layer(blocks: usize) -> impl Strategy<Value = Arc<FakeLayer>> {
+    let block = prop_oneof![
+        4 => Just(Block::Absent),
+        1 => Just(Block::Zero),
+        2 => Just(Block::Raw),
+        2 => Just(Block::Encoded),
+        1 => Just(Block::Damaged),
+    ];
+    (any::<u8>(), prop::collection::vec(block, 1..blocks), 0..1200u64)
+        .prop_map(|(seed, blocks, cut)| Arc::new(FakeLayer::new(seed, blocks, cut)))
+}
+
+proptest! {
+    #[test]
+    fn reads_what_a_walk_down_the_layers_finds(
+        layers in prop::collection::vec(any_layer(40), 1..6),
+        reads in prop::collection::vec((any::<prop::sample::Index>(), 0..5000usize), 1..20),
+    ) {
+        let chain = stack(&layers);
+        for (start, len) in reads {
+            let start = start.index(chain.len() as usize) as u64;
+            let len = len.min((chain.len() - start) as usize);
+            let expected: Result<Vec<u8>, ()> =
+                (start..start + len as u64).map(|at| model(&layers, at)).collect();
+            let mut buf = vec![0x55; len];
+            match chain.read_at(start, &mut buf) {
+                Ok(()) => prop_assert_eq!(Ok(buf), expected),
+                Err(error) => {
+                    prop_assert_eq!(error.kind(), Kind::Corrupt);
+                    prop_assert!(expected.is_err());
+                }
+            }
+        }
+        let mut at = 0;
+        while at < chain.len() {
+            let extent = chain.extent_at(at).unwrap();
+            prop_assert!(extent.len > 0 && at + extent.len <= chain.len());
+            if extent.hole {
+                for byte in at..at + extent.len {
+                    prop_assert_eq!(model(&layers, byte), Ok(0));
+                }
+            }
+            at += extent.len;
+        }
+    }
+}
+
+#[test]
+fn depth_costs_one_walk_and_then_nothing() {
+    let base = FakeLayer::new(1, vec![Block::Raw; 64], 0);
+    let mut layers: Vec<_> =
+        (0..500).map(|_| Arc::new(FakeLayer::new(0, vec![Block::Absent; 64], 0))).collect();
+    layers.push(Arc::new(base));
+    let chain = stack(&layers);
+    for _ in 0..10 {
+        chain.read_at(5, &mut [0; 1000]).unwrap();
+    }
+    for layer in &layers {
+        assert_eq!(layer.maps.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
+fn a_unit_is_decoded_once_however_many_read_it() {
+    let layer = Arc::new(FakeLayer::new(1, vec![Block::Encoded; 2], 0));
+    let chain = stack(std::slice::from_ref(&layer));
+    std::thread::scope(|scope| {
+        for at in 0..16 {
+            let chain = &chain;
+            scope.spawn(move || chain.read_at(at, &mut [0; 100]).unwrap());
+        }
+    });
+    assert_eq!(layer.decodes.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn contiguous_blocks_are_one_read() {
+    let layer = FakeLayer::new(1, vec![Block::Raw; 64], 0);
+    let counted = Arc::new(FaultSource::new(Arc::clone(&layer.sources[0]), |_, _, _| None));
+    let layer = FakeLayer { sources: vec![Arc::clone(&counted) as _], ..layer };
+    let chain = stack(&[Arc::new(layer)]);
+    chain.read_at(0, &mut vec![0; 64 * 512]).unwrap();
+    assert_eq!(counted.reads(), 1);
+}
+
+#[test]
+fn a_passing_fault_is_not_remembered() {
+    let layer = FakeLayer::new(1, vec![Block::Raw; 4], 0);
+    let plan = |number, _, _| (number == 0).then_some(Fault::Errno(libc::EIO));
+    let faulty = FaultSource::new(Arc::clone(&layer.sources[0]), plan);
+    let chain = stack(&[Arc::new(FakeLayer { sources: vec![Arc::new(faulty)], ..layer })]);
+    assert_eq!(chain.read_at(0, &mut [0; 10]).unwrap_err().kind(), Kind::Io);
+    chain.read_at(0, &mut [0; 10]).unwrap();
+}

@@ -1,0 +1,8 @@
+//! Mount any disk image, snapshot chain or layered image, without extracting it first.
+#![cfg_attr(not(test), warn(clippy::print_stdout))]
+
+pub mod block;
+pub mod chain;
+pub mod error;
+pub mod tree;
+pub mod wire;
