@@ -4,5 +4,8 @@
 pub mod block;
 pub mod chain;
 pub mod error;
+pub mod image;
+pub mod open;
+pub mod policy;
 pub mod tree;
 pub mod wire;

@@ -70,6 +70,11 @@ impl FileSource {
         self.identity
     }
 
+    /// Whether it is a block device.
+    pub fn is_device(&self) -> bool {
+        self.identity.0 == u64::MAX
+    }
+
     /// The bytes the host stores for it, holes left out; a device's whole length.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 mod disk;
 mod region;
 
+use std::ffi::OsString;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
@@ -87,8 +88,8 @@ pub struct EncodedUnit {
 /// How an image names the layer below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentLocator {
-    /// The name as it stands in the image.
-    pub name: String,
+    /// The name as it stands in the image: bytes, which need not be UTF-8.
+    pub name: OsString,
     /// The format the image says the parent has, if it says one.
     pub format: Option<String>,
 }

@@ -1,0 +1,263 @@
+//! From a reference on the command line to a disk: the only place that puts formats, policy and
+//! chains together.
+
+mod reference;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::block::{BlockSource, Cache, FileSource};
+use crate::chain::{Chain, Layer, ParentLocator};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::image::{self, Details, Format, ImageInfo, Probed, Raw, SnapshotInfo, qcow2};
+use crate::policy::{Admitted, Gate, Policy};
+
+pub use reference::Reference;
+
+/// How references are opened.
+#[derive(Debug)]
+pub struct Opener {
+    /// The format of the image that is named; found out if `None`.
+    pub format: Option<Format>,
+    /// What the image may make us open.
+    pub policy: Policy,
+    /// The cache everything that is opened shares.
+    pub cache: Arc<Cache>,
+}
+
+/// A disk, with all that is known of the images it is made of.
+#[derive(Debug)]
+pub struct Disk {
+    /// Its bytes.
+    pub source: Arc<dyn BlockSource>,
+    /// The images it is made of, top first.
+    pub chain: Vec<ImageInfo>,
+    /// The internal snapshots of the top image.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// What an operator should know, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// An image file that is about to become a layer.
+struct Opened {
+    source: FileSource,
+    format: Format,
+    /// Where names in it are relative to.
+    folder: PathBuf,
+}
+
+/// A chain while it is being put together, top first.
+struct Assembly<'a> {
+    opener: &'a Opener,
+    gate: Gate,
+    layers: Vec<Arc<dyn Layer>>,
+    /// Which files the layers are, to find a cycle.
+    identities: Vec<(u64, u64)>,
+    chain: Vec<ImageInfo>,
+    snapshots: Vec<SnapshotInfo>,
+    warnings: Vec<String>,
+}
+
+impl Opener {
+    /// Opens the disk `reference` names, with all the images below it.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] by policy, [`Kind::NotFound`] for a file or snapshot that is not there,
+    /// and what reading the images' headers finds.
+    pub fn disk(&self, reference: &Reference) -> Result<Disk> {
+        let path = &reference.path;
+        let source = FileSource::open(path)?;
+        let named = || path.display().to_string();
+        let format = match self.format {
+            Some(format) => format,
+            None => image::probe(&source).within(named)?,
+        };
+        if format == Format::Raw {
+            return self.raw_disk(reference, source);
+        }
+        let folder = std::path::absolute(path).within(named)?;
+        let folder = folder.parent().unwrap_or(Path::new("/")).to_owned();
+        let mut assembly = Assembly {
+            opener: self,
+            gate: Gate::new(&self.policy, &source)?,
+            layers: Vec::new(),
+            identities: Vec::new(),
+            chain: Vec::new(),
+            snapshots: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let mut next = Some(Opened { source, format, folder });
+        let mut snapshot = reference.snapshot.as_deref();
+        while let Some(opened) = next {
+            next = assembly.add(opened, snapshot.take())?;
+        }
+        let Assembly { layers, chain, snapshots, warnings, .. } = assembly;
+        let source = Arc::new(Chain::new(layers, Arc::clone(&self.cache))?);
+        Ok(Disk { source, chain, snapshots, warnings })
+    }
+
+    /// A raw image by itself is its own disk: the kernel may then read it without us.
+    fn raw_disk(&self, reference: &Reference, source: FileSource) -> Result<Disk> {
+        if let Some(snapshot) = &reference.snapshot {
+            let message = format!("no snapshot \"{snapshot}\": a raw image has none");
+            return Err(
+                Error::new(Kind::NotFound, message).within(reference.path.display().to_string())
+            );
+        }
+        let chain = vec![raw_info(&source)?];
+        Ok(Disk { source: Arc::new(source), chain, snapshots: Vec::new(), warnings: Vec::new() })
+    }
+}
+
+fn raw_info(source: &FileSource) -> Result<ImageInfo> {
+    Ok(ImageInfo {
+        path: source.path().to_owned(),
+        format: Format::Raw,
+        virtual_size: source.len(),
+        allocated: source.allocated()?,
+        backing: None,
+        backing_format: None,
+        details: Details::Raw,
+    })
+}
+
+impl Assembly<'_> {
+    /// Adds `opened` as the lowest layer so far and opens the one below it, if there is one.
+    fn add(&mut self, opened: Opened, snapshot: Option<&str>) -> Result<Option<Opened>> {
+        let Opened { source, format, folder } = opened;
+        let identity = source.identity();
+        if self.identities.contains(&identity) {
+            let message = "is its own backing file, by way of the chain it is in";
+            return Err(
+                Error::new(Kind::Corrupt, message).within(source.path().display().to_string())
+            );
+        }
+        self.identities.push(identity);
+        match format {
+            Format::Raw => {
+                self.chain.push(raw_info(&source)?);
+                self.layers.push(Arc::new(Raw::new(Arc::new(source))));
+                Ok(None)
+            }
+            Format::Qcow2 => self.add_qcow2(source, &folder, snapshot),
+        }
+    }
+
+    fn add_qcow2(
+        &mut self,
+        source: FileSource,
+        folder: &Path,
+        snapshot: Option<&str>,
+    ) -> Result<Option<Opened>> {
+        let path = source.path().to_owned();
+        let name = path.display().to_string();
+        let allocated = source.allocated()?;
+        let image = qcow2::open(Arc::new(source), name.clone())?;
+        self.warnings.extend(image.warnings());
+        if self.layers.is_empty() {
+            // A snapshot that is asked for reports this by itself.
+            match image.snapshots() {
+                Ok(snapshots) => self.snapshots = snapshots,
+                Err(error) => self.warnings.push(error.to_string()),
+            }
+        }
+        let mut info = image.info();
+        match image.bitmaps() {
+            Ok(bitmaps) => info.bitmaps = bitmaps,
+            Err(error) => self.warnings.push(error.to_string()),
+        }
+        let data_file = match image.data_file()? {
+            Some(data) => Some(self.data_file(&data, folder, &image, &name)?),
+            None => None,
+        };
+        let layer = image.layer(snapshot, data_file)?;
+        self.chain.push(ImageInfo {
+            path,
+            format: Format::Qcow2,
+            virtual_size: layer.virtual_size(),
+            allocated,
+            backing: image.parent().map(|parent| parent.name.to_string_lossy().into_owned()),
+            backing_format: image.parent().and_then(|parent| parent.format.clone()),
+            details: Details::Qcow2(info),
+        });
+        self.layers.push(Arc::new(layer));
+        match image.parent() {
+            Some(parent) => {
+                let below = self.parent(parent, folder);
+                below.within(|| format!("{name}: backing file")).map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn data_file(
+        &mut self,
+        data: &OsStr,
+        folder: &Path,
+        image: &qcow2::Image,
+        name: &str,
+    ) -> Result<Arc<dyn BlockSource>> {
+        let what = || format!("{name}: data file");
+        let Admitted { source, format, .. } = self.gate.open(data, folder).within(what)?;
+        if format.is_some_and(|format| format != Format::Raw) {
+            let message = "is to be read as an image: only a raw one is";
+            return Err(Error::new(Kind::Refused, message).within(what()));
+        }
+        if self.identities.contains(&source.identity()) {
+            let message = format!("\"{}\" is an image of the chain itself", data.display());
+            return Err(Error::new(Kind::Corrupt, message).within(what()));
+        }
+        if source.len() < image.virtual_size() {
+            let path = source.path().display();
+            self.warnings.push(format!(
+                "{path}: shorter than the disk of {name}: it reads as zeros past its end"
+            ));
+        }
+        Ok(Arc::new(source))
+    }
+
+    /// Opens the backing file `parent` of an image in `folder`.
+    fn parent(&self, parent: &ParentLocator, folder: &Path) -> Result<Opened> {
+        let limit = self.opener.policy.max_depth;
+        if self.layers.len() >= limit {
+            let message = format!("a chain of more than {limit} images");
+            return Err(Error::new(Kind::Refused, message));
+        }
+        let Admitted { source, folder, format } = self.gate.open(&parent.name, folder)?;
+        let shown = || format!("\"{}\"", parent.name.display());
+        let declared = match parent.format.as_deref().filter(|format| !format.is_empty()) {
+            // The names of QEMU's protocols for what is read as it is.
+            Some("file" | "host_device") => Some(Format::Raw),
+            Some(declared) => Some(declared.parse::<Format>().within(shown)?),
+            None => None,
+        };
+        let format = match format.or(declared).or(self.opener.policy.backing_format) {
+            Some(format) => format,
+            None => undeclared(&source).within(shown)?,
+        };
+        Ok(Opened { source, format, folder })
+    }
+}
+
+/// The format of a backing file whose format nobody said: raw, or none.
+///
+/// Whoever could write a raw disk could put another format's signature on it, and the files that
+/// one names would be opened for him. So a signature never makes such a file more than raw; it
+/// makes it refused.
+fn undeclared(source: &FileSource) -> Result<Format> {
+    let seems = match image::examine(source)? {
+        Probed::Known(Format::Raw) => return Ok(Format::Raw),
+        Probed::Known(format) => format.to_string(),
+        Probed::Foreign(name) => name.to_owned(),
+    };
+    let message =
+        format!("looks like {seems}, but the image that names it does not say its format");
+    Err(Error::new(Kind::Refused, message).with_hint(
+        "if you trust both, say --backing-format (or write it into the image: \
+         qemu-img rebase -u -F FORMAT -b BACKING IMAGE)",
+    ))
+}
+
+#[cfg(test)]
+mod tests;
