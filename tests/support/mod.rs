@@ -1,5 +1,5 @@
 //! What the integration tests share: someone else's tools, and the fixtures made with them.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
