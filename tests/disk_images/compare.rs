@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use stratafs::block::{BlockSource, Cache};
 use stratafs::open::{Disk, Opener, Reference};

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use stratafs::block::{BlockSource, FileSource};
+use stratafs::block::FileSource;
 use stratafs::error::Kind;
 use stratafs::image::{Details, Format};
 use stratafs::open::Reference;

@@ -1,1 +1,4 @@
-
+mod builder;
+mod clusters;
+mod hostile;
+mod mutations;
