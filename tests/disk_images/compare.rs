@@ -59,15 +59,25 @@ pub(crate) fn open_reference(reference: &str) -> Disk {
 }
 
 /// What `qemu-img convert` makes of an image, or of a snapshot of it.
+#[track_caller]
 pub(crate) fn converted(image: &Path, snapshot: Option<&str>) -> PathBuf {
+    try_converted(image, snapshot).unwrap_or_else(|said| panic!("{}: {said}", image.display()))
+}
+
+/// The same, or what `qemu-img` says when it cannot read the image.
+pub(crate) fn try_converted(image: &Path, snapshot: Option<&str>) -> Result<PathBuf, String> {
     let raw = image.with_extension("oracle");
-    let mut args = vec!["convert".to_owned(), "-O".to_owned(), "raw".to_owned()];
+    let mut command = tool("qemu-img", "qemu-utils");
+    command.args(["convert", "-O", "raw"]);
     if let Some(snapshot) = snapshot {
-        args.extend(["-l".to_owned(), format!("snapshot.name={snapshot}")]);
+        command.args(["-l", &format!("snapshot.name={snapshot}")]);
     }
-    args.extend([image.display().to_string(), raw.display().to_string()]);
-    qemu_img(&args);
-    raw
+    let output = command.arg(image).arg(&raw).output().unwrap();
+    if output.status.success() {
+        Ok(raw)
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
 }
 
 /// Compares an image with QEMU's reading of it.

@@ -7,6 +7,9 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 
+use stratafs::error::Kind;
+use stratafs::open::Disk;
+
 use crate::compare::*;
 use crate::support::qemu_img;
 
@@ -102,15 +105,33 @@ fn image(bench: &Bench, seed: u64) {
     let top = top.unwrap();
     let disk = open(&top.path);
     let what = format!("seed {seed}");
-    assert_same(&*disk.source, &converted(&top.path, None), &what);
+    match try_converted(&top.path, None) {
+        Ok(oracle) => assert_same(&*disk.source, &oracle, &what),
+        Err(said) => assert_unreadable(&disk, &what, &said),
+    }
     assert!(disk.warnings.is_empty(), "{what}: {:?}", disk.warnings);
     assert_eq!(disk.snapshots.len(), top.snapshots.len(), "{what}");
     for name in &top.snapshots {
         let disk = open_reference(&format!("{}::{name}", top.path.display()));
-        let oracle = fs::File::open(converted(&top.path, Some(name))).unwrap();
-        let len = disk.source.len().min(oracle.metadata().unwrap().len());
-        assert_prefix(&*disk.source, &oracle, len, &format!("{what}, {name}"));
+        let what = format!("{what}, {name}");
+        match try_converted(&top.path, Some(name)) {
+            Ok(oracle) => {
+                let oracle = fs::File::open(oracle).unwrap();
+                let len = disk.source.len().min(oracle.metadata().unwrap().len());
+                assert_prefix(&*disk.source, &oracle, len, &what);
+            }
+            Err(said) => assert_unreadable(&disk, &what, &said),
+        }
     }
+}
+
+/// QEMU 7.2 damages a version 2 image when it discards some compressed clusters (seed 412), and
+/// cannot read it any more. Then neither can this reader.
+fn assert_unreadable(disk: &Disk, what: &str, said: &str) {
+    assert!(said.contains("error while reading"), "{what}: {said}");
+    let mut bytes = vec![0; disk.source.len() as usize];
+    let error = disk.source.read_at(0, &mut bytes).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{what}: {error}");
 }
 
 fn create(bench: &Bench, random: &mut Random, number: u64, below: Option<(String, &str)>) -> Layer {
