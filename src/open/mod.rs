@@ -258,6 +258,3 @@ fn undeclared(source: &FileSource) -> Result<Format> {
          qemu-img rebase -u -F FORMAT -b BACKING IMAGE)",
     ))
 }
-
-#[cfg(test)]
-mod tests;

@@ -69,7 +69,7 @@ pub(super) enum Cause {
     Table(&'static str, Fault),
     #[error("external data file without a name")]
     DataFileName,
-    #[error("snapshot table passes 64 MiB at entry {0}")]
+    #[error("snapshot table passes 32 MiB at entry {0}")]
     SnapshotTableSize(u32),
     #[error("entry {0} of the snapshot table is cut short by the end of the file")]
     SnapshotCut(u32),

@@ -27,8 +27,9 @@ pub(super) struct Entry {
 
 /// Longest extra data of an entry (QEMU's limit).
 const MAX_EXTRA: u32 = 1024;
-/// Longest snapshot table (QEMU's limit).
-const MAX_TABLE: u64 = 64 << 20;
+/// Longest snapshot table. QEMU writes names of at most 255 and ids of at most 127 bytes, so that
+/// the most snapshots it allows fit.
+const MAX_TABLE: u64 = 32 << 20;
 
 /// One internal snapshot.
 #[derive(Debug, Clone)]

@@ -151,7 +151,7 @@ fn damaged_l2_tables() {
     let cause = damage(bytes.clone(), 0);
     assert_eq!(cause, Cause::L2Misaligned { guest: 0, host: 3 * CLUSTER + 512 });
     // Near 2^56, and bits that are reserved or mean nothing to a reader around it.
-    put(&mut bytes, at, u64::MAX & !0xfff);
+    put(&mut bytes, at, !0xfff);
     let cause = damage(bytes.clone(), 5 * CLUSTER);
     assert_eq!(cause, Cause::L2BeyondEnd { guest: 0, host: (1 << 56) - 4096 });
     // A table cut by the end of the file: what is left of it counts, the rest is lost.
@@ -285,9 +285,9 @@ fn external_data_files() {
             // Offset 0 is an offset here, if bit 63 says so.
             (0, Content::Entry(1 << 63)),
             (1, Content::Entry(1 << 63 | CLUSTER)),
-            (2, Content::Entry(1 << 63 | 3 * CLUSTER)),
-            (3, Content::Entry(1 << 62 | 3 * CLUSTER)),
-            (4, Content::Entry(1 << 63 | 4 * CLUSTER)),
+            (2, Content::Entry((1 << 63) | (3 * CLUSTER))),
+            (3, Content::Entry((1 << 62) | (3 * CLUSTER))),
+            (4, Content::Entry((1 << 63) | (4 * CLUSTER))),
         ])
     };
     let image = builder.image();

@@ -35,7 +35,7 @@ fn exercise(bytes: Vec<u8>, cache: &Arc<Cache>) {
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    let text: Vec<u8> = (0..16384).map(|at| (at / 50) as u8).collect();
+    let text: Vec<u8> = (0..16384_u32).map(|at| (at / 50) as u8).collect();
     let frame = |len: usize| {
         let mut out = vec![0; 20_000];
         let stored = zstd::zstd_safe::compress(&mut out[..], &text[..len], 3).unwrap();
