@@ -82,9 +82,8 @@ impl Region {
             if walk.absent.is_empty() {
                 break;
             }
-            for range in std::mem::take(&mut walk.absent) {
-                walk.ask(number as u16, placed, range)?;
-            }
+            let absent = std::mem::take(&mut walk.absent);
+            walk.ask(number as u16, placed, &absent)?;
         }
         for range in std::mem::take(&mut walk.absent) {
             walk.push(range, Target::Zero);
@@ -99,50 +98,61 @@ impl Region {
 }
 
 impl Walk {
-    fn ask(&mut self, number: u16, placed: &Placed, range: Range<u64>) -> Result<()> {
+    /// Asks one layer for the ranges that are `absent` in all above it.
+    ///
+    /// They are asked for at once, with what lies between them: a region whose upper layers are
+    /// scattered would else cost a read of the layer's tables per fragment. If that fails, each
+    /// is asked for by itself, so that an unreadable table in between spoils nothing.
+    fn ask(&mut self, number: u16, placed: &Placed, absent: &[Range<u64>]) -> Result<()> {
+        let (segments, damage) = (self.segments.len(), self.damage.len());
+        let result = self.ask_at_once(number, placed, absent);
+        if result.is_ok() || absent.len() < 2 {
+            return result;
+        }
+        self.segments.truncate(segments);
+        self.damage.truncate(damage);
+        self.absent.clear();
+        absent.chunks(1).try_for_each(|range| self.ask_at_once(number, placed, range))
+    }
+
+    fn ask_at_once(&mut self, number: u16, placed: &Placed, absent: &[Range<u64>]) -> Result<()> {
         let layer = &*placed.layer;
         // Past its end a layer reads as zeros, and hides what deeper layers have there: an
         // overlay larger than its backing file never sees through it.
-        let end = range.end.min(layer.virtual_size()).max(range.start);
-        if end < range.end {
-            self.push(end..range.end, Target::Zero);
+        let size = layer.virtual_size();
+        for range in absent {
+            let start = range.start.max(size);
+            if start < range.end {
+                self.push(start..range.end, Target::Zero);
+            }
         }
-        let mut at = range.start;
-        if at == end {
+        let (Some(first), Some(last)) = (absent.first(), absent.last()) else { return Ok(()) };
+        let (mut at, end) = (first.start, last.end.min(size));
+        if at >= end {
             return Ok(());
         }
+        // The ranges that the pieces have not passed yet.
+        let mut wanted = absent;
         let mut overrun = false;
-        layer.map(at..end, &mut |len, place| {
-            if len == 0 {
-                return;
-            }
+        layer.map(at..end, &mut |len, mut place| {
             if len > end - at {
                 overrun = true;
                 return;
             }
             let piece = at..at + len;
-            at += len;
-            match place {
-                Place::Raw { source, offset } => {
-                    let source = placed.first_source + source as u32;
-                    self.push(piece, Target::Raw { source, host: offset });
+            at = piece.end;
+            // Index of this piece's error, once it is remembered.
+            let mut error = None;
+            while let Some(range) = wanted.first().filter(|range| range.start < piece.end) {
+                let part = range.start.max(piece.start)..range.end.min(piece.end);
+                if part.start < part.end {
+                    let skip = part.start - piece.start;
+                    self.place(number, placed, part, skip, &mut place, &mut error);
                 }
-                Place::Encoded { unit, within } => {
-                    self.push(piece, Target::Encoded { layer: number, unit, within });
+                if range.end > piece.end {
+                    break;
                 }
-                Place::Zero => self.push(piece, Target::Zero),
-                Place::Absent => match self.absent.last_mut() {
-                    Some(last) if last.end == piece.start => last.end = piece.end,
-                    _ => self.absent.push(piece),
-                },
-                Place::Damaged(error) => {
-                    log::warn!("{error}");
-                    if self.damage.len() < Region::MAX_DAMAGE {
-                        self.damage.push(error);
-                    }
-                    let index = self.damage.len() as u32 - 1;
-                    self.push(piece, Target::Damaged(index));
-                }
+                wanted = &wanted[1..];
             }
         })?;
         if overrun || at != end {
@@ -150,6 +160,45 @@ impl Walk {
             return Err(Error::new(Kind::Corrupt, message));
         }
         Ok(())
+    }
+
+    /// Puts `part`, which begins `skip` bytes into the piece a layer said is at `place`.
+    fn place(
+        &mut self,
+        number: u16,
+        placed: &Placed,
+        part: Range<u64>,
+        skip: u64,
+        place: &mut Place,
+        error: &mut Option<u32>,
+    ) {
+        match place {
+            Place::Raw { source, offset } => {
+                let source = placed.first_source + *source as u32;
+                self.push(part, Target::Raw { source, host: *offset + skip });
+            }
+            Place::Encoded { unit, within } => {
+                let within = *within + skip as u32;
+                self.push(part, Target::Encoded { layer: number, unit: *unit, within });
+            }
+            Place::Zero => self.push(part, Target::Zero),
+            Place::Absent => match self.absent.last_mut() {
+                Some(last) if last.end == part.start => last.end = part.end,
+                _ => self.absent.push(part),
+            },
+            Place::Damaged(cause) => {
+                let index = *error.get_or_insert_with(|| {
+                    if self.damage.len() < Region::MAX_DAMAGE {
+                        log::warn!("{cause}");
+                        // The place is not looked at again but for its index.
+                        let cause = std::mem::replace(cause, Error::new(Kind::Corrupt, ""));
+                        self.damage.push(cause);
+                    }
+                    self.damage.len() as u32 - 1
+                });
+                self.push(part, Target::Damaged(index));
+            }
+        }
     }
 
     fn push(&mut self, range: Range<u64>, target: Target) {

@@ -208,3 +208,71 @@ fn a_passing_fault_is_not_remembered() {
     assert_eq!(chain.read_at(0, &mut [0; 10]).unwrap_err().kind(), Kind::Io);
     chain.read_at(0, &mut [0; 10]).unwrap();
 }
+
+/// Half of the blocks of the upper layer are absent, one by one: the layer below is still asked
+/// once, and the one below that.
+#[test]
+fn fragments_are_asked_for_at_once() {
+    let blocks =
+        |first, second| (0..64).map(|at| if at % 2 == 0 { first } else { second }).collect();
+    let upper = Arc::new(FakeLayer::new(1, blocks(Block::Raw, Block::Absent), 0));
+    let middle = Arc::new(FakeLayer::new(2, blocks(Block::Damaged, Block::Absent), 0));
+    let lower = Arc::new(FakeLayer::new(3, vec![Block::Encoded; 64], 0));
+    let layers = [upper, middle, lower];
+    let chain = stack(&layers);
+    let mut buf = vec![0; 64 * 512];
+    chain.read_at(0, &mut buf).unwrap();
+    let expected: Vec<u8> = (0..64 * BLOCK).map(|at| model(&layers, at).unwrap()).collect();
+    assert!(buf == expected);
+    for layer in &layers {
+        assert_eq!(layer.maps.load(Ordering::Relaxed), 1);
+    }
+}
+
+/// A layer whose tables cannot be read for one block.
+#[derive(Debug)]
+struct Unreadable(FakeLayer, u64);
+
+impl Layer for Unreadable {
+    fn virtual_size(&self) -> u64 {
+        self.0.virtual_size()
+    }
+
+    fn parent(&self) -> Option<&ParentLocator> {
+        None
+    }
+
+    fn sources(&self) -> &[Arc<dyn BlockSource>] {
+        self.0.sources()
+    }
+
+    fn map(&self, guest: Range<u64>, emit: &mut dyn FnMut(u64, Place)) -> Result<()> {
+        let bad = self.1;
+        if guest.contains(&bad) {
+            self.0.map(guest.start..bad, emit)?;
+            return Err(Error::new(crate::error::Kind::Io, "unreadable"));
+        }
+        self.0.map(guest, emit)
+    }
+
+    fn decode(&self, unit: EncodedUnit, out: &mut [u8]) -> Result<()> {
+        self.0.decode(unit, out)
+    }
+}
+
+/// What lies between the fragments and cannot be read is not needed.
+#[test]
+fn an_unreadable_table_between_fragments_spoils_nothing() {
+    let mut blocks = vec![Block::Absent; 9];
+    blocks[4] = Block::Raw;
+    let upper = Arc::new(FakeLayer::new(1, blocks, 0));
+    let lower = FakeLayer::new(2, vec![Block::Raw; 9], 0);
+    let expected: Vec<u8> = (0..9 * BLOCK)
+        .map(|at| if at / BLOCK == 4 { upper.stored(at) } else { lower.stored(at) })
+        .collect();
+    let lower = Arc::new(Unreadable(lower, 4 * BLOCK));
+    let chain = Chain::new(vec![upper, lower], Cache::new(0)).unwrap();
+    let mut buf = vec![0; 9 * 512];
+    chain.read_at(0, &mut buf).unwrap();
+    assert!(buf == expected);
+}
