@@ -4,5 +4,6 @@
 pub mod block;
 pub mod chain;
 pub mod error;
+pub mod fs;
 pub mod tree;
 pub mod wire;

@@ -113,7 +113,7 @@ impl Cache {
             let weight = value.weight() as u64 + OVERHEAD;
             let value = Arc::new(value);
             loaded = Some(Arc::clone(&value));
-            Ok(Entry { value, weight })
+            Ok::<_, crate::error::Error>(Entry { value, weight })
         })?;
         if let Some(value) = loaded {
             return Ok(value);
