@@ -22,10 +22,8 @@ const SIGNATURES: &[Signature] = &[
     ("f2fs", 1024, &[0x10, 0x20, 0xf5, 0xf2]),
     ("swap", 4086, b"SWAPSPACE2"),
     ("swap", 65_526, b"SWAPSPACE2"),
-    ("zfs", 0x2_0000 + 0x400 * 128, &[0x0c, 0xb1, 0xba, 0, 0, 0, 0, 0]),
     ("iso9660", 0x8001, b"CD001"),
     ("udf", 0x8001, b"BEA01"),
-    ("bcachefs", 4096 + 24, &[0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca]),
     ("ext4", 1024 + 56, &[0x53, 0xef]),
 ];
 

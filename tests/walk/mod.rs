@@ -82,10 +82,7 @@ fn visit(
             tree.read_link(node)?;
         }
         FileKind::Regular => read(tree, node, attr.size, walked)?,
-        FileKind::Fifo
-        | FileKind::Socket
-        | FileKind::CharDevice(_)
-        | FileKind::BlockDevice(_) => {}
+        FileKind::Fifo | FileKind::Socket | FileKind::CharDevice(_) | FileKind::BlockDevice(_) => {}
     }
     Ok(())
 }
