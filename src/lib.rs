@@ -4,6 +4,7 @@
 pub mod block;
 pub mod chain;
 pub mod error;
+pub mod fs;
 pub mod image;
 pub mod open;
 pub mod policy;
