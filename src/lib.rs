@@ -9,4 +9,5 @@ pub mod image;
 pub mod open;
 pub mod policy;
 pub mod tree;
+pub mod volume;
 pub mod wire;
