@@ -1,5 +1,9 @@
 //! Files: the tree trait, and what combines trees.
 
+pub mod composed;
+pub mod folder;
+pub mod path;
+
 use std::fmt::Debug;
 use std::fs::File;
 
@@ -8,8 +12,9 @@ use crate::error::Result;
 
 /// One file of a tree, found again by this number alone: an inode number, an index.
 ///
-/// It stays the same for as long as the tree is open and below 2^56, so that trees can be
-/// combined by numbering them in the top byte.
+/// It stays the same for as long as the tree is open. A tree that is grafted into another, as
+/// filesystems are, keeps its numbers below 2^48: what combines trees numbers them in the upper 16
+/// bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
 
@@ -160,3 +165,6 @@ pub struct StatFs {
     /// Bytes of the longest name.
     pub name_max: u32,
 }
+
+#[cfg(test)]
+mod tests;

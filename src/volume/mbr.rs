@@ -151,9 +151,8 @@ pub(super) fn scan(disk: &dyn BlockSource, master: &Master) -> Option<Table> {
 fn sector_size(disk: &dyn BlockSource, used: &[&Entry]) -> u32 {
     let mut extended = used.iter().filter(|entry| entry.is_extended()).peekable();
     let large = if extended.peek().is_some() {
-        let found = |size: u32| {
-            extended.clone().all(|entry| matches!(record_at(disk, entry.start(size)), Some(_)))
-        };
+        let found =
+            |size: u32| extended.clone().all(|entry| record_at(disk, entry.start(size)).is_some());
         !found(512) && found(4096)
     } else {
         let whole = |size: u32| used.iter().all(|entry| entry.start(size) % MIB == 0);
