@@ -167,4 +167,4 @@ pub struct StatFs {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,5 @@
 #[path = "../../tests/support/contract.rs"]
-mod contract;
+pub(crate) mod contract;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +13,8 @@ use crate::error::{Error, Kind};
 
 const WHEN: Time = Time { seconds: 1_700_000_000, nanos: 123 };
 
-/// A tree of these files: `a/b` is a file holding its own path, `a/` a folder, `a -> b` a link.
+/// A tree of these files: `a/b` is a file holding its own path, `a/b = text` one holding the text,
+/// `a/` a folder, `a -> b` a link.
 pub(crate) fn tree(files: &[&str]) -> Folder {
     let mut tree = Folder::new(1000, 100, WHEN);
     for file in files {
@@ -21,20 +22,17 @@ pub(crate) fn tree(files: &[&str]) -> Folder {
             Some((path, target)) => (path, Some(target)),
             None => (*file, None),
         };
+        let (path, text) = path.split_once(" = ").unwrap_or((path, path));
         let mut dir = tree.root();
-        let mut names = path.split('/').peekable();
-        while let Some(name) = names.next() {
-            let name = name.as_bytes();
-            if name.is_empty() {
-                break;
-            }
+        let mut names = path.split('/').map(str::as_bytes).peekable();
+        while let Some(name) = names.next().filter(|name| !name.is_empty()) {
             dir = match tree.lookup(dir, name).unwrap() {
                 Some(node) => node,
                 None if names.peek().is_some() => tree.add_folder(dir, name, WHEN).unwrap(),
                 None => match target {
                     Some(target) => tree.add_symlink(dir, name, target.as_bytes(), WHEN).unwrap(),
                     None => {
-                        let source = Arc::new(MemorySource::new(path.as_bytes().to_vec()));
+                        let source = Arc::new(MemorySource::new(text.as_bytes().to_vec()));
                         tree.add_file(dir, name, source, u64::MAX, WHEN).unwrap()
                     }
                 },
@@ -44,11 +42,11 @@ pub(crate) fn tree(files: &[&str]) -> Folder {
     tree
 }
 
-fn at(tree: &dyn FileTree, path: &str) -> NodeId {
+pub(crate) fn at(tree: &dyn FileTree, path: &str) -> NodeId {
     resolve(tree, path.as_bytes(), Follow::ExceptLast).unwrap()
 }
 
-fn names(tree: &dyn FileTree, path: &str) -> Vec<String> {
+pub(crate) fn names(tree: &dyn FileTree, path: &str) -> Vec<String> {
     let mut names = Vec::new();
     tree.read_dir(at(tree, path), 0, &mut |entry| {
         names.push(String::from_utf8(entry.name.to_vec()).unwrap());
@@ -58,7 +56,7 @@ fn names(tree: &dyn FileTree, path: &str) -> Vec<String> {
     names
 }
 
-fn contents(tree: &dyn FileTree, path: &str) -> String {
+pub(crate) fn contents(tree: &dyn FileTree, path: &str) -> String {
     let node = resolve(tree, path.as_bytes(), Follow::Always).unwrap();
     let mut bytes = vec![0; 1000];
     let len = tree.read_at(node, 0, &mut bytes).unwrap();

@@ -1,0 +1,299 @@
+//! What a mountpoint shows of a disk.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::system::Contents;
+use super::{Disk, Opener, Reference, names};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::fs;
+use crate::tree::composed::Composed;
+use crate::tree::folder::Folder;
+use crate::tree::{FileTree, Time};
+use crate::volume;
+
+pub use super::survey::{Survey, SurveyedVolume, survey};
+
+/// What of a disk is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// The files of a system or of the only filesystem, else the volumes that hold filesystems,
+    /// else the disk.
+    Auto,
+    /// The operating system's own tree, or that of the one filesystem there is.
+    Files,
+    /// One folder per volume.
+    Volumes,
+    /// `disk.img`, and `p1.img` and so on for each volume.
+    Disk,
+    /// One folder per internal snapshot, showing its files.
+    Snapshots,
+}
+
+impl View {
+    /// All views, in the order they are listed to people.
+    pub const ALL: [View; 5] =
+        [View::Auto, View::Files, View::Volumes, View::Disk, View::Snapshots];
+
+    /// What it is called on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            View::Auto => "auto",
+            View::Files => "files",
+            View::Volumes => "volumes",
+            View::Disk => "disk",
+            View::Snapshots => "snapshots",
+        }
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for View {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        View::ALL.into_iter().find(|view| view.name() == name).ok_or_else(|| {
+            let names = View::ALL.map(View::name).join(", ");
+            Error::new(Kind::Usage, format!("no view \"{name}\": there are {names}"))
+        })
+    }
+}
+
+/// A disk opened as a tree of files.
+#[derive(Debug)]
+pub struct Shown {
+    /// The files.
+    pub tree: Arc<dyn FileTree>,
+    /// What is shown; never [`View::Auto`].
+    pub view: View,
+    /// What an operator should know, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// Opens what `reference` names and shows it as `view`.
+///
+/// # Errors
+/// As [`Opener::disk`]; [`Kind::NotFound`] or [`Kind::Unsupported`] if there is nothing of that
+/// kind on the disk.
+pub fn view(opener: &Arc<Opener>, reference: &Reference, view: View) -> Result<Shown> {
+    let mut disk = opener.disk(reference)?;
+    let warnings = std::mem::take(&mut disk.warnings);
+    let stage = Stage { opener, reference, disk, warnings };
+    let shown = match view {
+        View::Auto => stage.auto(),
+        View::Files => stage.files(),
+        View::Volumes => stage.volumes(),
+        View::Disk => stage.disk(),
+        View::Snapshots => stage.snapshots(),
+    };
+    shown.within(|| reference.path.display().to_string())
+}
+
+/// A disk on its way to being shown.
+struct Stage<'a> {
+    opener: &'a Arc<Opener>,
+    reference: &'a Reference,
+    disk: Disk,
+    warnings: Vec<String>,
+}
+
+impl Stage<'_> {
+    fn contents(&self) -> Result<Contents> {
+        Contents::look(&self.disk.source, &self.opener.cache)
+    }
+
+    fn shown(self, tree: Arc<dyn FileTree>, view: View) -> Shown {
+        Shown { tree, view, warnings: self.warnings }
+    }
+
+    fn auto(mut self) -> Result<Shown> {
+        let contents = match self.contents() {
+            Ok(contents) if contents.filesystems() > 0 => contents,
+            Ok(contents) => {
+                self.warnings
+                    .extend(contents.table.iter().flat_map(|table| table.warnings.clone()));
+                self.warnings.push(format!("{}: showing the disk", contents.nothing_known()));
+                return self.disk_without_warnings();
+            }
+            Err(error) => {
+                self.warnings.push(format!("{error}: showing the disk"));
+                return self.disk_without_warnings();
+            }
+        };
+        let mut warnings = contents.warnings();
+        match contents.files(&mut warnings) {
+            Some(composed) => {
+                self.warnings.extend(warnings);
+                Ok(self.shown(composed.into_tree(), View::Files))
+            }
+            None => self.volumes_of(contents),
+        }
+    }
+
+    fn files(mut self) -> Result<Shown> {
+        let contents = self.contents()?;
+        self.warnings.extend(contents.warnings());
+        if contents.filesystems() == 0 {
+            return Err(contents.nothing_known());
+        }
+        let Some(composed) = contents.files(&mut self.warnings) else {
+            let message = format!(
+                "{} filesystems, and none of them is the root of an operating system",
+                contents.filesystems()
+            );
+            let error = Error::new(Kind::NotFound, message);
+            return Err(error.with_hint("--view volumes shows each in a folder of its own"));
+        };
+        Ok(self.shown(composed.into_tree(), View::Files))
+    }
+
+    fn volumes(self) -> Result<Shown> {
+        let contents = self.contents()?;
+        self.volumes_of(contents)
+    }
+
+    /// Opening a filesystem costs a few reads, and tells its name and whether it is whole: so all
+    /// are opened at once.
+    fn volumes_of(mut self, contents: Contents) -> Result<Shown> {
+        self.warnings.extend(contents.warnings());
+        if contents.filesystems() == 0 {
+            return Err(contents.nothing_known());
+        }
+        self.warnings.extend(contents.others());
+        let mut folder = self.folder();
+        let mut trees = Vec::new();
+        for place in &contents.places {
+            let Some(fs::Filesystem { tree, info }) = place.filesystem() else { continue };
+            let name = match &place.volume {
+                Some(volume) => names::volume(volume, info.label.as_deref()),
+                None => names::whole_disk(info.label.as_deref(), &info.kind),
+            };
+            let changed = modified(&self.reference.path);
+            let node = folder.add_folder(folder.root(), name.as_bytes(), changed)?;
+            trees.push((node, Arc::clone(tree)));
+        }
+        let mut composed = Composed::new(Arc::new(folder));
+        for (node, tree) in trees {
+            composed.graft(node, tree)?;
+        }
+        Ok(self.shown(composed.into_tree(), View::Volumes))
+    }
+
+    fn disk(mut self) -> Result<Shown> {
+        match volume::scan(&self.disk.source) {
+            Ok(table) => self.warnings.extend(table.into_iter().flat_map(|table| table.warnings)),
+            Err(error) => self.warnings.push(error.to_string()),
+        }
+        self.disk_without_warnings()
+    }
+
+    fn disk_without_warnings(self) -> Result<Shown> {
+        let mut folder = self.folder();
+        let root = folder.root();
+        let changed = modified(&self.reference.path);
+        // What the chain takes on the host bounds what any part of it can.
+        let allocated = self.disk.chain.iter().map(|image| image.allocated);
+        let allocated = allocated.fold(0, u64::saturating_add);
+        let disk = &self.disk.source;
+        folder.add_file(root, b"disk.img", Arc::clone(disk), allocated, changed)?;
+        // A table that cannot be read has been warned of.
+        let table = volume::scan(disk).unwrap_or_default();
+        for volume in table.iter().flat_map(|table| &table.volumes) {
+            let name = format!("p{}.img", volume.number);
+            folder.add_file(root, name.as_bytes(), volume.window(disk)?, allocated, changed)?;
+        }
+        Ok(self.shown(Arc::new(folder), View::Disk))
+    }
+
+    fn snapshots(self) -> Result<Shown> {
+        let snapshots = &self.disk.snapshots;
+        if snapshots.is_empty() {
+            let error = Error::new(Kind::NotFound, "the image has no internal snapshots");
+            return Err(error.with_hint("--view files shows the disk as it is now"));
+        }
+        // The folder we are in may change before a snapshot is entered, and so may the file of
+        // that name: then it is an error, not another image's files.
+        let path = std::path::absolute(&self.reference.path).map_err(Error::io)?;
+        let identity = identity(&path)?;
+        let mut folder = self.folder();
+        let mut nodes = Vec::new();
+        for (snapshot, name) in snapshots.iter().zip(names::snapshots(snapshots)) {
+            let created = Time {
+                seconds: i64::try_from(snapshot.created.0).unwrap_or(i64::MAX),
+                nanos: snapshot.created.1.min(999_999_999),
+            };
+            nodes.push(folder.add_folder(folder.root(), name.as_bytes(), created)?);
+        }
+        let mut composed = Composed::new(Arc::new(folder));
+        for (snapshot, node) in snapshots.iter().zip(nodes) {
+            // An id comes before a name where both are the same.
+            let key = if snapshot.id.is_empty() { &snapshot.name } else { &snapshot.id };
+            let reference = Reference { path: path.clone(), snapshot: Some(key.clone()) };
+            let opener = Arc::clone(self.opener);
+            composed.graft_lazily(node, move || snapshot_files(&opener, &reference, identity))?;
+        }
+        Ok(self.shown(composed.into_tree(), View::Snapshots))
+    }
+
+    fn folder(&self) -> Folder {
+        let uid = rustix::process::geteuid().as_raw();
+        let gid = rustix::process::getegid().as_raw();
+        Folder::new(uid, gid, modified(&self.reference.path))
+    }
+}
+
+/// The files of one snapshot, as the files view shows them.
+fn snapshot_files(
+    opener: &Opener,
+    reference: &Reference,
+    identity_then: (u64, u64),
+) -> Result<Composed> {
+    let name = || {
+        let snapshot = reference.snapshot.as_deref().unwrap_or_default();
+        format!("{}::{snapshot}", reference.path.display())
+    };
+    let disk = opener.disk(reference)?;
+    if identity(&reference.path)? != identity_then {
+        let message = "is another file than when it was mounted";
+        return Err(Error::new(Kind::Io, message).within(name()));
+    }
+    let contents = Contents::look(&disk.source, &opener.cache).within(name)?;
+    if contents.filesystems() == 0 {
+        return Err(contents.nothing_known().within(name()));
+    }
+    let mut warnings = contents.warnings();
+    let files = contents.files(&mut warnings);
+    for warning in disk.warnings.iter().chain(&warnings) {
+        log::warn!("{}: {warning}", names::printable(name().as_bytes()));
+    }
+    files.ok_or_else(|| {
+        let message = "several filesystems, and none of them is the root of an operating system";
+        Error::new(Kind::NotFound, message)
+            .within(name())
+            .with_hint("--view volumes with this snapshot shows each in a folder of its own")
+    })
+}
+
+fn identity(path: &Path) -> Result<(u64, u64)> {
+    let metadata = std::fs::metadata(path).within(|| path.display().to_string())?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// When the image was last changed.
+fn modified(path: &Path) -> Time {
+    std::fs::metadata(path).map_or(Time::default(), |metadata| Time {
+        seconds: metadata.mtime(),
+        nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests;
