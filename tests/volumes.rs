@@ -1,4 +1,5 @@
 //! Partition tables made by `fdisk` and `sgdisk`, read by us and by `fdisk`.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! What every `FileTree` keeps, whatever it is a tree of. An implementation joins by one line:
 //! `contract::check(&tree)`.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by it")]
 
 use std::collections::{BTreeMap, HashSet};
 
