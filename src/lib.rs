@@ -7,6 +7,7 @@ extern crate self as stratafs;
 
 pub mod block;
 pub mod chain;
+pub mod cli;
 pub mod error;
 pub mod fs;
 pub mod image;

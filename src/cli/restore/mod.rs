@@ -1,0 +1,6 @@
+//! `strata restore`.
+
+mod contents;
+pub mod engine;
+mod folder;
+mod metadata;
