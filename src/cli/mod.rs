@@ -1,3 +1,325 @@
-//! The command line.
+//! The command line: what there is to type, and how outcomes are told.
+//!
+//! Standard output carries what was asked for and nothing else; warnings, errors and progress go
+//! to standard error. The exit status is 0 if all went well, 1 if something failed, 2 if the
+//! command line made no sense.
 
+mod cat;
+mod completions;
+mod info;
+pub mod ls;
+mod man;
+mod mount;
 pub mod restore;
+mod text;
+mod unmount;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+
+use crate::block::Cache;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::image::Format;
+use crate::open::view::{View, view};
+use crate::open::{Opener, Reference};
+use crate::policy::Policy;
+use crate::tree::FileTree;
+
+/// Mount any disk image or snapshot chain, look into it, and restore files from it.
+///
+/// REF names what to open: a disk image or block device (disk.qcow2, /dev/vdb), or an internal
+/// snapshot of an image (disk.qcow2::before-upgrade). Images are only ever read.
+#[derive(Debug, Parser)]
+#[command(name = "strata", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Example: strata ls -l disk.qcow2 /etc")]
+struct Cli {
+    /// Tell more on standard error; twice for all details
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount an image on a folder
+    Mount(mount::Args),
+    /// Unmount what strata mounted
+    #[command(visible_alias = "umount")]
+    Unmount(unmount::Args),
+    /// Tell what an image is and what lies on it
+    Info(info::Args),
+    /// List files in an image
+    Ls(ls::Args),
+    /// Write files in an image to standard output
+    Cat(cat::Args),
+    /// Copy files and folders out of an image, exactly as they were
+    ///
+    /// Each PATH is restored into DIR under its own last name: /etc becomes DIR/etc. A PATH that ends
+    /// in a slash restores what is in the folder: /etc/ puts passwd at DIR/passwd, and / puts the whole
+    /// tree into DIR. Links given as PATH are restored as links.
+    ///
+    /// Owner, mode, times, extended attributes, hard links and holes are as they were. Setuid and
+    /// setgid bits, devices, and security.* and trusted.* attributes need --privileged; owners need
+    /// root. DIR itself keeps its own.
+    ///
+    /// A file has its name only once it is whole. If a restore is interrupted, the same command
+    /// finishes the rest. Files that are there already and are the same are left; files that differ
+    /// are only replaced with --overwrite. A symbolic link in the way is replaced, never followed.
+    Restore(restore::Args),
+    /// Print a shell's completion script
+    Completions(completions::Args),
+    /// Print the manual page, or write all of them into a folder
+    Man(man::Args),
+}
+
+/// How to open a reference.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Opening")]
+pub(crate) struct OpenArgs {
+    /// Take the image for this format instead of finding out
+    #[arg(long, value_name = "FORMAT", value_parser = format_parser())]
+    format: Option<Format>,
+
+    /// Also let the image refer to files in this folder [default: only the image's own folder]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_backing")]
+    allow_path: Vec<PathBuf>,
+
+    /// Take backing files for this format where the image does not say theirs
+    #[arg(long, value_name = "FORMAT", value_parser = format_parser())]
+    backing_format: Option<Format>,
+
+    /// Open the named image alone and refuse one that needs other files
+    #[arg(long)]
+    no_backing: bool,
+
+    /// Memory for decoded and cached blocks (K, M and G are powers of 1024)
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    cache_size: u64,
+}
+
+/// How to open a reference as files.
+#[derive(Debug, Args)]
+pub(crate) struct TreeArgs {
+    #[command(flatten)]
+    open: OpenArgs,
+
+    /// What to show: auto, files, volumes, disk or snapshots
+    ///
+    /// files: the operating system's own tree, or the one filesystem there is. volumes: one folder
+    /// per volume. disk: disk.img and one .img per volume. snapshots: one folder per internal
+    /// snapshot. auto: the first that fits.
+    #[arg(long, value_name = "VIEW", default_value = "auto", value_parser = view_parser())]
+    #[arg(help_heading = "Opening")]
+    view: View,
+}
+
+fn format_parser() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(["raw", "qcow2"]).try_map(|name| name.parse::<Format>())
+}
+
+pub(crate) fn view_parser() -> impl TypedValueParser<Value = View> {
+    PossibleValuesParser::new(["auto", "files", "volumes", "disk", "snapshots"])
+        .try_map(|name| name.parse::<View>())
+}
+
+/// A size in bytes, with an optional unit of 1024: `64M`, `1GiB`, `4096`.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text.get(digits.len()..).unwrap_or_default().to_ascii_uppercase();
+    let shift = match unit.trim_end_matches("IB") {
+        "" | "B" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err("expected a number with K, M, G or T".into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "expected a number with K, M, G or T")?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".into())
+}
+
+impl OpenArgs {
+    /// What opens references as these options say.
+    pub(crate) fn opener(&self) -> Arc<Opener> {
+        Arc::new(Opener {
+            format: self.format,
+            policy: Policy {
+                allow_paths: self.allow_path.clone(),
+                no_backing: self.no_backing,
+                backing_format: self.backing_format,
+                ..Policy::default()
+            },
+            cache: Cache::new(self.cache_size),
+        })
+    }
+}
+
+impl TreeArgs {
+    /// Opens `reference` as files, telling what there is to warn about.
+    pub(crate) fn tree(&self, reference: &OsString) -> Result<Arc<dyn FileTree>> {
+        let shown = view(&self.open.opener(), &Reference::from(reference.as_os_str()), self.view)?;
+        warn(&shown.warnings);
+        Ok(shown.tree)
+    }
+}
+
+/// Runs the program with these arguments, the first of which is its own name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = mount::from_mount_helper(args.into_iter().collect());
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    start_log(cli.verbose);
+    let outcome = match &cli.command {
+        Command::Mount(args) => mount::run(args).map(|()| Outcome::Done),
+        Command::Unmount(args) => unmount::run(args).map(|()| Outcome::Done),
+        Command::Info(args) => info::run(args),
+        Command::Ls(args) => ls::run(args),
+        Command::Cat(args) => cat::run(args),
+        Command::Restore(args) => restore::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Partly) => ExitCode::FAILURE,
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&error);
+            ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn command() -> clap::Command {
+    Cli::command()
+}
+
+fn start_log(verbose: u8) {
+    let level = ["warn", "info", "debug"].get(usize::from(verbose)).unwrap_or(&"trace");
+    let mut log = env_logger::Builder::new();
+    log.parse_filters(level);
+    if let Ok(filters) = std::env::var("STRATA_LOG") {
+        log.parse_filters(&filters);
+    }
+    log.format(|out, record| {
+        let level = match record.level() {
+            log::Level::Error => "error: ",
+            log::Level::Warn => "warning: ",
+            log::Level::Info | log::Level::Debug | log::Level::Trace => "",
+        };
+        writeln!(out, "strata: {level}{}", record.args())
+    });
+    // A second start can only come from a test that calls `main` twice.
+    let _ = log.try_init();
+}
+
+/// Tells what clap found wrong the way every other error is told; help goes to standard output.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return match error.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(2);
+    }
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let message: Vec<&str> =
+        text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let mut told = Error::new(Kind::Usage, message.join(" "));
+    let suggested = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand];
+    let suggestion = suggested.iter().find_map(|kind| match error.get(*kind) {
+        Some(ContextValue::String(one)) => Some(one.clone()),
+        Some(ContextValue::Strings(some)) => some.first().cloned(),
+        _ => None,
+    });
+    told = match suggestion {
+        Some(suggestion) => told.with_hint(format!("did you mean {suggestion}?")),
+        None => told.with_hint("strata --help and strata COMMAND --help tell what there is"),
+    };
+    tell(&told);
+    ExitCode::from(2)
+}
+
+fn is_broken_pipe(error: &Error) -> bool {
+    let cause = error.cause::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// One line for what failed, and one for what to do about it.
+fn tell(error: &Error) {
+    let mut text = format!("strata: {error}\n");
+    if let Some(hint) = error.hint() {
+        text.push_str("hint: ");
+        text.push_str(&text::printable(hint.as_bytes()));
+        text.push('\n');
+    }
+    // With standard error gone there is nobody left to tell.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// One line for each thing an operator should know.
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        let line = format!("strata: warning: {}\n", text::printable(warning.as_bytes()));
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
+}
+
+/// Standard output, written in large pieces. Must be flushed: an error on the way out counts.
+pub(crate) fn stdout() -> Result<BufWriter<File>> {
+    let fd = io::stdout().as_fd().try_clone_to_owned().within(|| "standard output")?;
+    Ok(BufWriter::with_capacity(64 << 10, File::from(fd)))
+}
+
+/// An error of standard output.
+pub(crate) fn output(result: io::Result<()>) -> Result<()> {
+    result.within(|| "standard output")
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// All is done.
+    Done,
+    /// Something failed and was told; the rest is done.
+    Partly,
+}
+
+/// Tells failures that concern one file while the rest goes on.
+#[derive(Debug, Default)]
+struct Failures {
+    any: bool,
+}
+
+impl Failures {
+    fn tell(&mut self, error: &Error) {
+        self.any = true;
+        tell(error);
+    }
+
+    fn outcome(&self) -> Outcome {
+        if self.any { Outcome::Partly } else { Outcome::Done }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,12 @@
 //! From a reference on the command line to a disk: the only place that puts formats, policy and
 //! chains together.
 
+mod fstab;
+mod names;
 mod reference;
+pub mod survey;
+mod system;
+pub mod view;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -216,6 +216,37 @@ pub fn restore(
     Ok(run.summary())
 }
 
+/// How many files and bytes there are to restore, as [`Progress`] counts them; `None` if
+/// `given_up` says so first. What cannot be read is not counted.
+pub fn measure(
+    tree: &dyn FileTree,
+    items: &[Item],
+    given_up: &dyn Fn() -> bool,
+) -> Option<(u64, u64)> {
+    let (mut files, mut bytes) = (0, 0_u64);
+    let mut seen = HashSet::new();
+    let mut left: Vec<NodeId> = items.iter().map(|item| item.node).collect();
+    while let Some(node) = left.pop() {
+        if given_up() {
+            return None;
+        }
+        let Ok(attr) = tree.attr(node) else { continue };
+        files += 1;
+        match attr.kind {
+            FileKind::Regular => bytes = bytes.saturating_add(attr.size),
+            FileKind::Directory if seen.insert(node) => {
+                // A folder that cannot be read is told of by the restore itself.
+                let _ = tree.read_dir(node, 0, &mut |entry| {
+                    left.push(entry.node);
+                    true
+                });
+            }
+            _ => {}
+        }
+    }
+    Some((files, bytes))
+}
+
 /// What the walk and the workers share.
 struct Run<'a> {
     tree: &'a dyn FileTree,
