@@ -12,7 +12,7 @@ use super::{OpenArgs, Outcome, output, stdout, text, warn};
 use crate::error::{Error, Kind, Result};
 use crate::fs::Info;
 use crate::image::{Details, ImageInfo, SnapshotInfo};
-use crate::open::view::{Survey, Surveyed, survey};
+use crate::open::view::{Survey, SurveyedVolume, survey};
 use crate::open::{Disk, Reference};
 use crate::tree::Time;
 use crate::volume::{Table, Volume};
@@ -149,10 +149,10 @@ fn created(snapshot: &SnapshotInfo) -> Time {
 }
 
 /// The name of what lies on a volume.
-fn contents(volume: &Surveyed) -> Option<&str> {
+fn contents(volume: &SurveyedVolume) -> Option<&str> {
     match &volume.filesystem {
         Some(filesystem) => Some(&filesystem.kind),
-        None => volume.recognised.as_deref(),
+        None => volume.identified.as_deref(),
     }
 }
 
@@ -268,7 +268,7 @@ fn bitmaps(disk: &Disk) -> Vec<[String; 3]> {
 
 /// Number, type, start, size, use, and what is there.
 fn volumes(survey: &Survey) -> Vec<[String; 6]> {
-    let row = |surveyed: &Surveyed| {
+    let row = |surveyed: &SurveyedVolume| {
         let mut what = contents(surveyed).unwrap_or("unknown").to_owned();
         let mut used = String::new();
         if let Some(filesystem) = &surveyed.filesystem {
