@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::{Failures, Outcome, TreeArgs, output, stdout, text};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::tree::path::{Follow, resolve};
-use crate::tree::{FileKind, FileTree};
+use crate::tree::{FileKind, FileTree, NodeId};
 
 /// Options of `strata cat`.
 #[derive(Debug, clap::Args)]
@@ -36,8 +36,14 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let mut failures = Failures::default();
     for path in &args.paths {
         let path = path.as_bytes();
-        if let Err(error) = copy(&*tree, path, &mut out, &mut buffer)? {
-            failures.tell(&error.within(text::printable(path).into_owned()));
+        // A path that leads nowhere is told by the place on the way where that was so.
+        let done = match resolve(&*tree, path, Follow::Always) {
+            Ok(node) => copy(&*tree, node, &mut out, &mut buffer)?
+                .within(|| text::printable(path).into_owned()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            failures.tell(&error);
         }
     }
     Ok(failures.outcome())
@@ -46,12 +52,11 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
 /// The outer error is one of the output and ends everything, the inner one concerns this file.
 fn copy(
     tree: &dyn FileTree,
-    path: &[u8],
+    node: NodeId,
     out: &mut dyn Write,
     buffer: &mut [u8],
 ) -> Result<Result<()>> {
-    let found = resolve(tree, path, Follow::Always).and_then(|node| tree.attr(node));
-    let attr = match found {
+    let attr = match tree.attr(node) {
         Ok(attr) => attr,
         Err(error) => return Ok(Err(error)),
     };

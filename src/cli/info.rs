@@ -33,6 +33,13 @@ pub(super) struct Args {
     open: OpenArgs,
 }
 
+#[cfg(test)]
+impl Args {
+    pub(super) fn open(&self) -> &OpenArgs {
+        &self.open
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<Outcome> {
     let opener = args.open.opener();
     let disk = opener.disk(&Reference::from(args.reference.as_os_str()))?;
@@ -56,12 +63,9 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// The survey's warnings hold those of the partition table and of the filesystems.
 fn warnings(disk: &Disk, survey: &Survey) -> Vec<String> {
-    let table = survey.table.iter().flat_map(|table| &table.warnings);
-    let filesystems = survey.volumes.iter().filter_map(|volume| volume.filesystem.as_ref());
-    let filesystems = filesystems.flat_map(|filesystem| &filesystem.warnings);
-    let all = disk.warnings.iter().chain(table).chain(&survey.warnings).chain(filesystems);
-    all.cloned().collect()
+    disk.warnings.iter().chain(&survey.warnings).cloned().collect()
 }
 
 /// What `--json` prints; `docs/json.md` describes it.
@@ -179,7 +183,7 @@ fn tell(reference: &OsString, disk: &Disk, survey: &Survey, zone: &TimeZone) -> 
     }
     let facts: Vec<[String; 2]> =
         facts.into_iter().map(|(name, fact)| [format!("{name}:"), fact]).collect();
-    for line in text::columns(&facts, [false, false]) {
+    for line in text::columns(&facts, [false, false], "  ") {
         told.push_str(&line);
         told.push('\n');
     }
@@ -197,7 +201,7 @@ fn tell(reference: &OsString, disk: &Disk, survey: &Survey, zone: &TimeZone) -> 
 fn section<const N: usize>(told: &mut String, title: &str, rows: &[[String; N]], right: [bool; N]) {
     if !rows.is_empty() {
         let _ = write!(told, "\n{title}:\n");
-        for line in text::columns(rows, right) {
+        for line in text::columns(rows, right, "  ") {
             let _ = writeln!(told, "  {line}");
         }
     }

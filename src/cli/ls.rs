@@ -132,8 +132,9 @@ pub fn list(
     let mut files = Vec::new();
     let mut folders = Vec::new();
     for path in paths {
-        let found = resolve(tree, path, follow).and_then(|node| tree.attr(node));
-        match found.within(|| text::printable(path).into_owned()) {
+        // A path that leads nowhere is told by the place on the way where that was so.
+        let attr = |node| tree.attr(node).within(|| text::printable(path).into_owned());
+        match resolve(tree, path, follow).and_then(attr) {
             Ok(attr) if attr.kind == FileKind::Directory && !style.directory => {
                 folders.push((path.clone(), attr.node));
             }
@@ -284,10 +285,10 @@ impl Listing<'_> {
                 None => ["??????????", "?", "?", "?", "?", "?"].map(String::from),
             })
             .collect();
-        let lines = text::columns(&cells, [false, true, false, false, true, false]);
+        let lines = text::columns(&cells, [false, true, false, false, true, false], " ");
         for (row, line) in rows.iter().zip(lines) {
             let mut line = line.into_bytes();
-            line.extend_from_slice(b"  ");
+            line.push(b' ');
             line.extend_from_slice(&self.shown(&row.name));
             if let Some(target) = self.target(row) {
                 line.extend_from_slice(b" -> ");

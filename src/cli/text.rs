@@ -119,9 +119,13 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Rows as lines with their columns aligned; `right` says which columns are numbers. The last
-/// column is not padded.
-pub(super) fn columns<const N: usize>(rows: &[[String; N]], right: [bool; N]) -> Vec<String> {
+/// Rows as lines with their columns aligned, `gap` between them; `right` says which columns are
+/// numbers. No line ends in spaces.
+pub(super) fn columns<const N: usize>(
+    rows: &[[String; N]],
+    right: [bool; N],
+    gap: &str,
+) -> Vec<String> {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -133,7 +137,7 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]], right: [bool; N]) ->
             let mut line = String::new();
             for (n, ((cell, width), right)) in row.iter().zip(widths).zip(right).enumerate() {
                 if n > 0 {
-                    line.push_str("  ");
+                    line.push_str(gap);
                 }
                 let padding = width - cell.chars().count();
                 match right {
@@ -204,6 +208,6 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let rows = [["a", "1", "x"], ["long", "23", ""]].map(|row| row.map(String::from));
-        assert_eq!(columns(&rows, [false, true, false]), ["a      1  x", "long  23"]);
+        assert_eq!(columns(&rows, [false, true, false], "  "), ["a      1  x", "long  23"]);
     }
 }

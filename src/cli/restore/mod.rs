@@ -7,6 +7,7 @@ mod metadata;
 mod progress;
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -98,8 +99,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     } else if !args.quiet {
         let mut told = tell(&summary, &args.to.display().to_string());
         if let Some(first) = told.first_mut() {
-            let seconds = began.elapsed().as_secs_f64();
-            first.push_str(&format!(" in {seconds:.1} s"));
+            let _ = write!(first, " in {:.1} s", began.elapsed().as_secs_f64());
         }
         let mut out = stdout()?;
         output(out.write_all((told.join("\n") + "\n").as_bytes()).and_then(|()| out.flush()))?;
@@ -123,7 +123,7 @@ fn items(tree: &dyn FileTree, paths: &[OsString]) -> Result<Vec<Item>> {
     for path in paths {
         let path = path.as_bytes();
         let shown = || text::printable(path).into_owned();
-        let found = locate(tree, path, Follow::ExceptLast).within(shown)?;
+        let found = locate(tree, path, Follow::ExceptLast)?;
         let attr = tree.attr(found.node).within(shown)?;
         let last = found.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
         let whole = last.is_empty() || path.ends_with(b"/");
@@ -146,7 +146,11 @@ fn tell(summary: &Summary, to: &str) -> Vec<String> {
         }
     }
     let bytes = text::size(summary.bytes);
-    let mut told = vec![format!("restored {} ({bytes}) to {to}", made.join(", "))];
+    let nothing = summary.files + summary.folders + summary.others + summary.hard_links == 0;
+    let mut told = vec![match (nothing, summary.is_complete()) {
+        (true, true) => format!("nothing was missing in {to}"),
+        _ => format!("restored {} ({bytes}) to {to}", made.join(", ")),
+    }];
     for (value, one, many, rest) in [
         (summary.already_there, "was", "were", "there already"),
         (summary.failed, "could", "could", "not be restored"),
