@@ -172,7 +172,7 @@ fn output(command: &mut Command) -> (Option<i32>, String, String) {
 fn errors_are_one_line_a_hint_and_a_status() {
     let image = Image::new();
     let (status, out, err) = output(strata().arg("ls").arg(image.path()).args(["/nope", "/etc"]));
-    assert_eq!((status, out.as_str()), (Some(1), "os-release\npasswd\n"));
+    assert_eq!((status, out.as_str()), (Some(1), "/etc:\nos-release\npasswd\n"));
     assert!(err.starts_with("strata: /nope: ") && err.lines().count() == 1, "{err}");
 
     let (status, out, err) = output(strata().args(["ls", "/no/such/image"]));
@@ -325,6 +325,33 @@ fn restore_survives_being_killed_at_any_time() {
     let told = stdout(restore().arg("--json"));
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!((&told["files"], &told["bytes"]), (&0.into(), &0.into()));
+}
+
+#[test]
+fn restore_stops_at_a_signal_and_says_how_to_go_on() {
+    let image = Image::new();
+    let to = image.dir.path().join("to");
+    let restore = || {
+        let mut command = strata();
+        command.arg("restore").arg(image.path()).arg("/").arg("--to").arg(&to);
+        command
+    };
+    let child = restore().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while !to.exists() {
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    let err = String::from_utf8(stderr).unwrap();
+    // On a very fast machine everything may be there before the signal is.
+    if status.code() != Some(0) {
+        let told = "strata: interrupted\nhint: the same command finishes the rest\n";
+        assert_eq!((status.code(), err.as_str()), (Some(1), told));
+        assert!(!to.join("var/log/big").exists() || !to.join("home/anna/note 499").exists());
+    }
+    run(&mut restore());
+    assert_same(&image.tree(), &to);
 }
 
 #[test]

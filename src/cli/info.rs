@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -53,11 +53,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         output(out.write_all(&json).and_then(|()| out.flush()))?;
         return Ok(Outcome::Done);
     }
-    let mut told = tell(&args.reference, &disk, &survey, &TimeZone::system());
-    if io::stdout().is_terminal() {
-        // Names in it come from the image.
-        told = told.lines().map(|line| text::printable(line.as_bytes()) + "\n").collect();
-    }
+    let told = tell(&args.reference, &disk, &survey, &TimeZone::system());
     output(out.write_all(told.as_bytes()).and_then(|()| out.flush()))?;
     warn(&warnings(&disk, &survey));
     Ok(Outcome::Done)
@@ -183,7 +179,7 @@ fn tell(reference: &OsString, disk: &Disk, survey: &Survey, zone: &TimeZone) -> 
     }
     let facts: Vec<[String; 2]> =
         facts.into_iter().map(|(name, fact)| [format!("{name}:"), fact]).collect();
-    for line in text::columns(&facts, [false, false], "  ") {
+    for line in text::columns(&plain(&facts), [false, false], "  ") {
         told.push_str(&line);
         told.push('\n');
     }
@@ -201,10 +197,16 @@ fn tell(reference: &OsString, disk: &Disk, survey: &Survey, zone: &TimeZone) -> 
 fn section<const N: usize>(told: &mut String, title: &str, rows: &[[String; N]], right: [bool; N]) {
     if !rows.is_empty() {
         let _ = write!(told, "\n{title}:\n");
-        for line in text::columns(rows, right, "  ") {
+        for line in text::columns(&plain(rows), right, "  ") {
             let _ = writeln!(told, "  {line}");
         }
     }
+}
+
+/// Names in the report come from the image: none may break a line or reach the terminal.
+fn plain<const N: usize>(rows: &[[String; N]]) -> Vec<[String; N]> {
+    let plain = |cell: &String| text::printable(cell.as_bytes()).into_owned();
+    rows.iter().map(|row| row.each_ref().map(plain)).collect()
 }
 
 /// `qcow2 v3, 64 KiB clusters, zstd, extended L2, dirty`.

@@ -221,7 +221,9 @@ impl Listing<'_> {
             }
             entries.sort_unstable();
             let known = self.style.form != Form::Names || self.style.recursive;
-            let mut rows = Vec::with_capacity(entries.len());
+            // Only a long listing has widths to find out, and so a reason to hold rows back.
+            let piece = if self.style.form == Form::Long { 1 << 16 } else { 1 << 10 };
+            let mut rows = Vec::with_capacity(entries.len().min(piece));
             for (name, node) in entries {
                 let mut row = Row { path: join(path, &name), name, attr: None };
                 if known {
@@ -238,8 +240,7 @@ impl Listing<'_> {
                     below.push((row.path.clone(), node));
                 }
                 rows.push(row);
-                // JSON and names need no widths: no reason to hold them back.
-                if self.style.form != Form::Long && rows.len() >= 1024 {
+                if rows.len() >= piece {
                     self.rows(&rows)?;
                     rows.clear();
                 }

@@ -39,7 +39,8 @@ use crate::tree::FileTree;
 /// REF names what to open: a disk image or block device (disk.qcow2, /dev/vdb), or an internal
 /// snapshot of an image (disk.qcow2::before-upgrade). Images are only ever read.
 #[derive(Debug, Parser)]
-#[command(name = "strata", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "strata", version, max_term_width = 100)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
 #[command(after_help = "Example: strata ls -l disk.qcow2 /etc")]
 struct Cli {
     /// Tell more on standard error; twice for all details
