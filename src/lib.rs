@@ -11,6 +11,7 @@ pub mod cli;
 pub mod error;
 pub mod fs;
 pub mod image;
+pub mod mount;
 pub mod open;
 pub mod policy;
 pub mod tree;
