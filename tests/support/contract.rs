@@ -93,6 +93,8 @@ fn entries(tree: &dyn FileTree, folder: NodeId) -> Vec<Entry> {
 fn resumed(tree: &dyn FileTree, folder: NodeId, after: u64, step: usize) -> Vec<Entry> {
     let mut all: Vec<Entry> = Vec::new();
     let mut position = after;
+    // An implementation that goes round in circles must fail here, not fill the memory.
+    let mut passed = HashSet::from([0, after]);
     loop {
         let before = all.len();
         let mut refused = false;
@@ -101,6 +103,7 @@ fn resumed(tree: &dyn FileTree, folder: NodeId, after: u64, step: usize) -> Vec<
             refused = all.len() - before == step;
             if !refused {
                 position = entry.next;
+                assert!(passed.insert(position), "position {position} comes again");
                 all.push((entry.name.to_vec(), entry.node, entry.next));
             }
             !refused
