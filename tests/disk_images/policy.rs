@@ -253,6 +253,28 @@ fn cycles_and_depth() {
     assert!(deep.to_string().contains("more than 13 images"), "{deep}");
 }
 
+/// As deep as a chain may be, made without `qemu-img`: it would take minutes.
+#[test]
+fn the_deepest_chain_and_one_deeper() {
+    let bench = layout();
+    fs::write(bench.path("vm/000.qcow2"), fs::read(bench.create("x", "1M", "")).unwrap()).unwrap();
+    bench.io(&bench.path("vm/000.qcow2"), &["write -q -P 5 64k 64k".to_owned()]);
+    names(&bench, "vm/001.qcow2", "000.qcow2", Some("qcow2"));
+    let mut bytes = fs::read(bench.path("vm/001.qcow2")).unwrap();
+    let at = bytes.windows(9).position(|window| window == b"000.qcow2").unwrap();
+    for number in 2..=512 {
+        bytes[at..at + 3].copy_from_slice(format!("{:03}", number - 1).as_bytes());
+        fs::write(bench.path(&format!("vm/{number:03}.qcow2")), &bytes).unwrap();
+    }
+    let disk = open_with(&bench, "vm/511.qcow2", |_| {}).unwrap();
+    assert_eq!(disk.chain.len(), 512);
+    let mut buf = [0; 4096];
+    disk.source.read_at(65536, &mut buf).unwrap();
+    assert_eq!(buf, [5; 4096]);
+    let error = open_with(&bench, "vm/512.qcow2", |_| {}).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+}
+
 #[test]
 fn names_that_are_not_utf_8() {
     use std::ffi::OsStr;
