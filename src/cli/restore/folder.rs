@@ -279,10 +279,18 @@ impl Folder {
         }
     }
 
-    /// A handle on `name` that reaches its attributes, whatever it is.
+    /// A handle on `name`, just made, that reaches its attributes whatever it is. Refuses what
+    /// somebody may have put in its place: a regular file, or one with another name elsewhere.
     pub(super) fn handle(&self, name: &Name) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        fs::openat(&self.fd, &name.0, flags, Mode::empty()).told("cannot open the file just made")
+        let what = "cannot open the file just made";
+        let handle = fs::openat(&self.fd, &name.0, flags, Mode::empty()).told(what)?;
+        let stat = fs::fstat(&handle).told(what)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if matches!(kind, FileType::RegularFile | FileType::Directory) || stat.st_nlink != 1 {
+            return Err(Error::new(Kind::Io, "the file just made was replaced by another"));
+        }
+        Ok(handle)
     }
 
     /// The path by which calls that know only paths reach `name` in this very folder.
