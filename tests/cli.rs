@@ -1,4 +1,5 @@
 //! The program as people and scripts meet it: output, errors, exit statuses, pipes.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed step is a failed test")]
 
 mod model;
 mod support;
@@ -252,6 +253,9 @@ fn info_tells_a_person_and_a_program_the_same() {
     assert_eq!(json["partition_table"], serde_json::Value::Null);
 }
 
+/// Path, mode, owner, links, time of modification and contents of a file.
+type Found = (PathBuf, u32, u32, u64, i64, Vec<u8>);
+
 #[track_caller]
 fn assert_same(tree: &Path, restored: &Path) {
     let entries = |dir: &Path| {
@@ -280,7 +284,7 @@ fn assert_same(tree: &Path, restored: &Path) {
         found
     };
     let (expected, found) = (entries(tree), entries(restored));
-    let names = |entries: &[(PathBuf, u32, u32, u64, i64, Vec<u8>)]| {
+    let names = |entries: &[Found]| {
         entries.iter().map(|e| (e.0.clone(), e.1, e.2, e.3, e.4)).collect::<Vec<_>>()
     };
     assert_eq!(names(&found), names(&expected));
@@ -385,7 +389,7 @@ fn an_ordinary_user_lists_reads_and_restores() {
     support::require_root();
     let image = Image::new();
     let open = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(image.dir.path(), open.clone()).unwrap();
+    fs::set_permissions(image.dir.path(), open).unwrap();
     fs::set_permissions(image.path(), fs::Permissions::from_mode(0o644)).unwrap();
     let program = image.dir.path().join("strata");
     fs::copy(strata().get_program(), &program).unwrap();
