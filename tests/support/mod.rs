@@ -73,3 +73,19 @@ pub fn fixture(name: &str) -> PathBuf {
 pub fn require_root() {
     assert!(rustix::process::geteuid().is_root(), "this test mounts with the kernel: run as root");
 }
+
+/// A command run by an ordinary user, who owns nothing.
+#[track_caller]
+pub fn as_nobody<'a>(command: impl IntoIterator<Item = &'a OsStr>) -> Command {
+    let mut setpriv = tool("setpriv", "util-linux");
+    setpriv.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).args(command);
+    setpriv
+}
+
+/// Ordinary users mount only where everybody may open `/dev/fuse`.
+#[track_caller]
+pub fn require_open_device() {
+    use std::os::unix::fs::MetadataExt;
+    let mode = std::fs::metadata("/dev/fuse").expect("/dev/fuse: modprobe fuse").mode();
+    assert_eq!(mode & 0o666, 0o666, "ordinary users cannot mount here: chmod 666 /dev/fuse");
+}
