@@ -454,13 +454,13 @@ fn the_kernel_asks_for_what_it_knows_only_once() {
 }
 
 /// Name, number and position of the entries of an open folder from here to its end.
-fn entries(dir: &rustix::fd::OwnedFd) -> Vec<(Vec<u8>, u64, i64)> {
+fn entries(dir: &rustix::fd::OwnedFd) -> Vec<(Vec<u8>, u64, u64)> {
     let mut buffer = Vec::with_capacity(32 << 10);
     let mut raw = rustix::fs::RawDir::new(dir, buffer.spare_capacity_mut());
     let mut all = Vec::new();
     while let Some(entry) = raw.next() {
         let entry = entry.unwrap();
-        let cookie = entry.next_entry_cookie() as i64;
+        let cookie = entry.next_entry_cookie();
         all.push((entry.file_name().to_bytes().to_vec(), entry.ino(), cookie));
     }
     all
@@ -479,7 +479,7 @@ fn a_large_folder_lists_whole_and_from_any_position() {
         assert_eq!(*ino, 1000 + n as u64);
     }
     for at in [0, 1, 2, 3, 77, 9_999, MANY, MANY + 1] {
-        rustix::fs::seek(&dir, SeekFrom::Start(all[at].2 as u64)).unwrap();
+        rustix::fs::seek(&dir, SeekFrom::Start(all[at].2)).unwrap();
         assert_eq!(entries(&dir), all[at + 1..], "after entry {at}");
     }
 }
@@ -534,10 +534,10 @@ fn a_thousand_readers_at_once_get_their_own_bytes() {
     let fixture = Fixture::new(model(), &options());
     let start = Barrier::new(1000);
     std::thread::scope(|scope| {
-        for reader in 0..1000 {
+        for reader in 0..1000u64 {
             let (fixture, start) = (&fixture, &start);
             scope.spawn(move || {
-                let number = 1000 + (reader * 17) as u64;
+                let number = 1000 + reader * 17;
                 let path = fixture.path(format!("many/entry-{:05}", reader * 17));
                 start.wait();
                 let got = fs::read(path).unwrap();
