@@ -1,4 +1,5 @@
 //! A machine boots from the mounted disk view, to a line on its serial console.
+#![allow(unreachable_pub, reason = "modules are shared between test binaries")]
 
 #[path = "support/mod.rs"]
 mod support;
