@@ -1,4 +1,6 @@
 //! ext2, ext3 and ext4 against the kernel's own mount of the same filesystem, in every entry.
+#![allow(unreachable_pub, reason = "modules are shared between test binaries")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod ext;
 mod support;

@@ -128,7 +128,7 @@ impl Inode {
         let extra: Option<&Extra> = wire::record(bytes, BASE);
         let extra_size = extra.map_or(0, |extra| extra.extra_isize.get());
         let body = BASE + usize::from(extra_size);
-        if body > bytes.len() || extra_size % 4 != 0 {
+        if body > bytes.len() || !extra_size.is_multiple_of(4) {
             return Err(Cause::ExtraSize { inode: number, size: extra_size });
         }
         let seed = crc32c(
