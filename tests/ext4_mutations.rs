@@ -119,13 +119,13 @@ fn changes(rng: &mut Rng, image: &MemorySource, places: &[u64]) -> Vec<(u64, u8)
             at += next;
         }
         let len = [1, 1, 2, 4][rng.below(4) as usize];
-        for at in at..(at + len).min(1024) {
+        for (at, &byte) in old.iter().enumerate().skip(at).take(len) {
             let byte = match rng.below(6) {
                 0 => 0,
                 1 => 0xff,
                 2 => 0x7f,
-                3 => old[at].wrapping_add(1),
-                4 => old[at] ^ 1 << rng.below(8),
+                3 => byte.wrapping_add(1),
+                4 => byte ^ 1 << rng.below(8),
                 _ => rng.next() as u8,
             };
             changes.push((block + at as u64, byte));

@@ -86,6 +86,6 @@ impl Drop for Mounted {
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
-        eprintln!("{} is still mounted", self.dir.path().display());
+        println!("{} is still mounted", self.dir.path().display());
     }
 }

@@ -396,6 +396,21 @@ fn journals_that_cannot_be() {
 }
 
 #[test]
+fn a_lost_journal_is_found_by_its_copy_in_the_superblock() {
+    let mut journal = Writer::new(0, 0);
+    journal.write(&[(FIRST, of(1))]);
+    journal.commit();
+    let inode = Image::inode_at(JOURNAL);
+    let map = journal.image.0[inode + 0x28..inode + 0x64].to_vec();
+    journal.image.put(0x400 + 0x10c, &map);
+    journal.image.superblock32(0x10c + 64, (LEN * BLOCK) as u32);
+    journal.image.put(0x400 + 0xfd, &[1]);
+    journal.image.put(inode, &[0; 128]);
+    let (bytes, warnings) = journal.shown();
+    assert_eq!((&bytes[..BLOCK], warnings), (&of(1)[..], vec![]));
+}
+
+#[test]
 fn a_log_that_never_ends_is_left() {
     // Every block of the log is the same one, and it is always part of the same transaction.
     for kind in [block_type::DESCRIPTOR, block_type::REVOKE] {
