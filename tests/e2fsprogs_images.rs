@@ -1,5 +1,7 @@
 //! The damaged images that e2fsck is tested with: whatever is in them, everything is answered,
 //! soon, and within bounds.
+#![allow(unreachable_pub, reason = "modules are shared between test binaries")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::Read;
 use std::sync::Arc;

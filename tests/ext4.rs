@@ -1,4 +1,6 @@
 //! ext2, ext3 and ext4 against the kernel's own mount of the same filesystem, in every entry.
+#![allow(unreachable_pub, reason = "modules are shared between test binaries")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod ext;
 mod support;
@@ -184,6 +186,129 @@ fn every_hash_function() {
         let mounted = image.mount("ro");
         assert!(compare(mounted.path(), &*image.open().tree).entries > 3000);
     }
+}
+
+#[test]
+fn the_root_of_a_debian_system() {
+    use stratafs::block::{BlockSource, Cache, FileSource, Window};
+    let path = support::fixture("debian.raw");
+    let table = support::stdout(support::tool("sfdisk", "fdisk").arg("-d").arg(&path));
+    let field = |line: &str, name: &str| -> u64 {
+        let (_, value) = line.split_once(name).unwrap();
+        value.split(',').next().unwrap().trim().parse().unwrap()
+    };
+    let root = table.lines().find(|line| line.contains("name=\"root\"")).expect("a root volume");
+    let (start, len) = (field(root, "start=") * 512, field(root, "size=") * 512);
+    let options = format!("ro,offset={start},sizelimit={len}");
+    support::require_root();
+    let mounted = Mounted::new(&path, &options);
+    let disk = std::sync::Arc::new(FileSource::open(&path).unwrap());
+    let volume: std::sync::Arc<dyn BlockSource> =
+        std::sync::Arc::new(Window::new(disk, start, len).unwrap());
+    let ours = stratafs::fs::open(volume, &Cache::new(64 << 20)).unwrap().expect("a filesystem");
+    let compared = compare(mounted.path(), &*ours.tree);
+    println!("{compared:?}");
+    assert!(compared.entries > 15_000);
+}
+
+#[test]
+fn encrypted_folders_as_they_are_shown_without_the_key() {
+    let image = Image::make(64, &["-t", "ext4", "-O", "encrypt", "-b", "4096"]);
+    {
+        let mounted = image.mount("rw");
+        let dir = mounted.path().join("secret");
+        std::fs::create_dir(&dir).unwrap();
+        // A session keyring of its own holds the key for as long as the script runs.
+        let script = format!(
+            "printf 'correct horse\\n' | e4crypt add_key -S 0x00112233 -q {dir} && cd {dir} \
+             && mkdir folder && for i in $(seq 300); do echo $i > file-$i; done \
+             && echo deep > folder/deep && ln -s ../some/where link && ln file-1 hard \
+             && touch $(printf 'n%.0s' $(seq 255)) && touch $(printf 'm%.0s' $(seq 150))",
+            dir = dir.display()
+        );
+        support::tool("e4crypt", "e2fsprogs");
+        support::run(
+            support::tool("keyctl", "keyutils").args(["session", "-", "sh", "-c", &script]),
+        );
+    }
+    let mounted = image.mount("ro");
+    let ours = image.open();
+    let secret = ours.tree.lookup(ours.tree.root(), b"secret").unwrap().unwrap();
+    let mut found = 0;
+    ours.tree
+        .read_dir(secret, 0, &mut |entry| {
+            let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(entry.name);
+            let stat = mounted.path().join("secret").join(name).symlink_metadata().unwrap();
+            assert_eq!(std::os::unix::fs::MetadataExt::ino(&stat), entry.node.0);
+            assert_eq!(ours.tree.lookup(secret, entry.name).unwrap(), Some(entry.node));
+            let attr = ours.tree.attr(entry.node).unwrap();
+            assert_eq!(attr.size, stat.len());
+            if stat.is_symlink() {
+                let target = std::fs::read_link(mounted.path().join("secret").join(name)).unwrap();
+                let target = std::os::unix::ffi::OsStringExt::into_vec(target.into_os_string());
+                assert_eq!(ours.tree.read_link(entry.node).unwrap(), target);
+            }
+            if stat.is_file() && stat.len() > 0 {
+                let error = ours.tree.read_at(entry.node, 0, &mut [0; 10]).unwrap_err();
+                assert_eq!(error.kind(), stratafs::error::Kind::Encrypted);
+            }
+            found += 1;
+            true
+        })
+        .unwrap();
+    let shown = std::fs::read_dir(mounted.path().join("secret")).unwrap().count();
+    assert_eq!(found, shown);
+    assert_eq!(found, 305);
+    assert_eq!(ours.tree.lookup(secret, b"link").unwrap(), None, "the key is known");
+}
+
+#[test]
+fn folders_where_case_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    for (folder, count) in [("small", 3), ("large", 2000)] {
+        std::fs::create_dir(dir.path().join(folder)).unwrap();
+        for number in 0..count {
+            std::fs::write(dir.path().join(folder).join(format!("Grüße {number}")), b"").unwrap();
+        }
+    }
+    let path = dir.path().join("image");
+    let args = ["-q", "-F", "-t", "ext4", "-O", "casefold,^metadata_csum", "-N", "4096", "-d"];
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(32 << 20).unwrap();
+    support::run(support::tool("mke2fs", "e2fsprogs").args(args).arg(dir.path()).arg(image.path()));
+    // The kernel of this machine may know no Unicode: the flag alone is what counts here.
+    std::fs::write(
+        &path,
+        "set_inode_field small flags 0x40080000\nset_inode_field large flags 0x40080000\n",
+    )
+    .unwrap();
+    support::run(
+        support::tool("debugfs", "e2fsprogs").arg("-w").arg("-f").arg(&path).arg(image.path()),
+    );
+    let ours = open(image.path());
+    for folder in ["small", "large"] {
+        let root = ours.tree.root();
+        let dir = ours.tree.lookup(root, folder.as_bytes()).unwrap().unwrap();
+        let find = |name: &str| ours.tree.lookup(dir, name.as_bytes()).unwrap();
+        let exact = find("Grüße 2");
+        assert!(exact.is_some());
+        assert_eq!(find("gRÜßE 2"), exact);
+        assert_eq!(find("Grüße 9999"), None);
+        assert_eq!(ours.tree.lookup(root, folder.to_uppercase().as_bytes()).unwrap(), None);
+    }
+}
+
+#[test]
+fn many_threads_see_the_same() {
+    let image = Image::make(512, &["-t", "ext4", "-b", "1024"]);
+    populate(image.mount("rw").path(), Contents::new(1024), 0x5eed);
+    let mounted = image.mount("ro");
+    let ours = image.open();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| compare(mounted.path(), &*ours.tree));
+        }
+    });
 }
 
 mod journal {

@@ -183,13 +183,10 @@ fn same_contents(
         // The inside of a large hole is asked of the kernel, not read.
         if extent.hole && extent.len > 16 << 20 {
             let data = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(at));
-            let data = data.map_or_else(
-                |error| {
-                    assert_eq!(error, rustix::io::Errno::NXIO);
-                    size
-                },
-                |data| data,
-            );
+            let data = data.unwrap_or_else(|error| {
+                assert_eq!(error, rustix::io::Errno::NXIO);
+                size
+            });
             assert!(data >= end, "{}: data at {data} in our hole {at}..{end}", path.display());
             at = end;
             continue;

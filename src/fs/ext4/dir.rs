@@ -210,7 +210,7 @@ impl Ext4 {
                 len: 0,
             })?;
             let len = record_len(record.rec_len.get(), block_size);
-            if len < MIN_LEN || len % 4 != 0 || len > rest.len() {
+            if len < MIN_LEN || !len.is_multiple_of(4) || len > rest.len() {
                 return Err(Cause::EntryLength { inode: number, offset, len: len as u32 });
             }
             let name_len = usize::from(record.name_len);

@@ -44,7 +44,7 @@ struct Extent {
     start_lo: U32,
 }
 
-const MAGIC: u16 = 0xf30a;
+pub(super) const MAGIC: u16 = 0xf30a;
 /// Header and entries are all of this size.
 const ENTRY: usize = 12;
 /// The deepest tree there can be: one more level would pass 2^32 blocks.

@@ -190,22 +190,18 @@ impl Ext4 {
         let Some(turn) = path.iter().rposition(|level| level.at + 1 < level.count) else {
             return Ok(None);
         };
-        let mut below = 0;
-        for depth in turn..path.len() {
-            let (from, number) =
-                if depth == turn { (path[depth].block, path[depth].at + 1) } else { (below, 0) };
-            if depth == turn {
-                let start = self.folder_block(node, from, |block| {
-                    entries(self, &node.inode, from * self.sb.block_size, block)
-                        .map(|entries| entries.get(number).map(|entry| entry.hash.get()))
-                })??;
-                if start.is_none_or(|start| start & !1 != hash) {
-                    return Ok(None);
-                }
-            }
-            let (level, next) = self.index_step(node, from, &Pick::Number(number))?;
-            path[depth] = level;
-            below = next;
+        let (block, number) = (path[turn].block, path[turn].at + 1);
+        let start = self.folder_block(node, block, |bytes| {
+            entries(self, &node.inode, block * self.sb.block_size, bytes)
+                .map(|entries| entries.get(number).map(|entry| entry.hash.get()))
+        })??;
+        if start.is_none_or(|start| start & !1 != hash) {
+            return Ok(None);
+        }
+        let (level, mut below) = self.index_step(node, block, &Pick::Number(number))?;
+        path[turn] = level;
+        for level in &mut path[turn + 1..] {
+            (*level, below) = self.index_step(node, below, &Pick::Number(0))?;
         }
         Ok(Some(below))
     }

@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use super::Ext4;
 use super::cause::Cause;
 use super::checksum::crc32c;
+use super::extent;
 use super::features::{incompat, ro_compat};
 use super::superblock::Superblock;
 use crate::error::Result;
@@ -119,6 +120,38 @@ impl Inode {
         self.attr.kind == FileKind::Directory
     }
 
+    /// The journal's inode, as far as the superblock keeps a copy of it.
+    pub(super) fn of_journal(sb: &Superblock) -> Option<Self> {
+        let (block, size) = sb.journal_backup.filter(|(_, size)| *size <= i64::MAX as u64)?;
+        let is_tree = wire::record::<U16>(&block, 0).is_some_and(|m| m.get() == extent::MAGIC);
+        let never = Time::default();
+        Some(Self {
+            number: sb.journal_inode,
+            attr: Attr {
+                node: NodeId(u64::from(sb.journal_inode)),
+                kind: FileKind::Regular,
+                mode: 0o600,
+                uid: 0,
+                gid: 0,
+                links: 1,
+                size,
+                blocks: 0,
+                accessed: never,
+                modified: never,
+                changed: never,
+                created: None,
+            },
+            flags: if is_tree { flag::EXTENTS } else { 0 },
+            block,
+            attribute_block: 0,
+            generation: 0,
+            seed: crc32c(crc32c(sb.checksum_seed, &sb.journal_inode.to_le_bytes()), &[0; 4]),
+            body: sb.inode_size,
+            value_hash: 0,
+            value_owner: 0,
+        })
+    }
+
     /// Parses the `inode_size` bytes of inode `number`.
     fn parse(sb: &Superblock, number: u32, bytes: &[u8]) -> Result<Self, Cause> {
         let raw: &Record = wire::record(bytes, 0).ok_or(Cause::InodeFree(number))?;
@@ -128,7 +161,7 @@ impl Inode {
         let extra: Option<&Extra> = wire::record(bytes, BASE);
         let extra_size = extra.map_or(0, |extra| extra.extra_isize.get());
         let body = BASE + usize::from(extra_size);
-        if body > bytes.len() || extra_size % 4 != 0 {
+        if body > bytes.len() || !extra_size.is_multiple_of(4) {
             return Err(Cause::ExtraSize { inode: number, size: extra_size });
         }
         let seed = crc32c(

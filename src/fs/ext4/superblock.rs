@@ -1,11 +1,12 @@
 //! The superblock: geometry and features. Kernel documentation, `ext4/super.rst`.
 
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::cause::Cause;
 use super::checksum::crc32c;
 use super::features::{Features, compat, incompat, ro_compat};
+use super::inode::BLOCK_LEN;
 use crate::wire;
 
 /// Where the superblock is, in bytes of the volume, whatever the block size.
@@ -109,6 +110,8 @@ const _: () = assert!(size_of::<Record>() == LEN);
 const STATE_VALID: u16 = 1;
 const STATE_ERRORS: u16 = 2;
 const FLAG_UNSIGNED_HASH: u32 = 2;
+/// `s_jnl_backup_type` when `s_jnl_blocks` holds anything.
+const BACKUP_OF_BLOCKS: u8 = 1;
 const OS_HURD: u32 = 1;
 const REV_ORIGINAL: u32 = 0;
 const REV_DYNAMIC: u32 = 1;
@@ -154,6 +157,8 @@ pub(super) struct Superblock {
     pub(super) default_hash: u8,
     pub(super) journal_inode: u32,
     pub(super) journal_device: u32,
+    /// What the journal's inode had in `i_block`, and its size: kept in case it is lost.
+    pub(super) journal_backup: Option<([u8; BLOCK_LEN], u64)>,
     pub(super) last_orphan: u32,
     /// Inodes that hold the format's own data though their numbers are ordinary.
     pub(super) special_inodes: [u32; 4],
@@ -241,6 +246,12 @@ impl Superblock {
             default_hash: raw.def_hash_version,
             journal_inode: raw.journal_inum.get(),
             journal_device: raw.journal_dev.get(),
+            journal_backup: (raw.jnl_backup_type == BACKUP_OF_BLOCKS).then(|| {
+                let [.., hi, lo] = raw.jnl_blocks;
+                let mut block = [0; BLOCK_LEN];
+                block.copy_from_slice(&raw.jnl_blocks.as_bytes()[..BLOCK_LEN]);
+                (block, u64::from(hi.get()) << 32 | u64::from(lo.get()))
+            }),
             last_orphan: raw.last_orphan.get(),
             special_inodes: [
                 raw.usr_quota_inum.get(),

@@ -6,12 +6,13 @@ use zerocopy::big_endian::{U32, U64};
 use super::super::Ext4;
 use super::super::cause::Cause;
 use super::super::checksum::crc32c;
+use super::super::inode::Inode;
 use super::super::map::Node;
 use super::record::{
     self, COMMIT_CHECKSUM, HEADER, MAGIC, SUPERBLOCK_CHECKSUM, Superblock, block_type, incompat,
     tag_flag,
 };
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::tree::FileKind;
 use crate::wire;
 
@@ -48,10 +49,18 @@ pub(super) struct Log<'a> {
 impl<'a> Log<'a> {
     pub(super) fn open(ext4: &'a Ext4) -> Result<Self> {
         let number = ext4.sb.journal_inode;
-        let inode = ext4.any_inode(number)?;
-        if inode.attr.kind != FileKind::Regular || inode.attr.links == 0 {
-            return Err(Cause::JournalInode(number).into());
-        }
+        let own = ext4.any_inode(number).and_then(|inode| {
+            if inode.attr.kind == FileKind::Regular && inode.attr.links > 0 {
+                return Ok(inode);
+            }
+            Err(Cause::JournalInode(number).into())
+        });
+        let inode = match own {
+            Err(error) if error.kind() == Kind::Corrupt => {
+                Inode::of_journal(&ext4.sb).ok_or(error)?
+            }
+            own => own?,
+        };
         let file_blocks = inode.attr.size / ext4.sb.block_size;
         let mut log = Self {
             ext4,
