@@ -1,6 +1,7 @@
 //! The rooms of the crate import one way only; this reads the sources and fails on a breach.
 //!
 //! The rules are section "Rooms" of `docs/architecture.md`.
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +19,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tree", &["error", "wire", "block"]),
     ("fs", &["error", "wire", "block", "tree"]),
     ("oci", &["error", "wire", "block", "tree"]),
-    ("policy", &["error", "wire", "block"]),
+    // `image` for the formats that a name inside an image may claim.
+    ("policy", &["error", "wire", "block", "image"]),
     // `block` for the extents that a tree's files are told in.
     ("mount", &["error", "wire", "block", "tree"]),
     ("open", EVERY_ROOM_BELOW_OPEN),
@@ -35,11 +37,11 @@ const EVERY_ROOM: &[&str] = &[
     "mount", "open", "cli",
 ];
 
-/// Rooms of formats that must not know each other.
+/// Rooms of formats that must not know each other. What tells them apart, `probe`, knows all.
 const ROOMS_OF_STRANGERS: &[&str] = &["image", "fs"];
 
 /// The files that may hold `unsafe`, each of which does.
-const UNSAFE: &[&str] = &[];
+const UNSAFE: &[&str] = &["cli/mount.rs"];
 
 /// Lines beyond which a file is two.
 const LINES: usize = 600;
@@ -198,6 +200,7 @@ fn breaches(sources: &[Source], may_be_unsafe: &[&str]) -> Vec<String> {
             if room == module[0]
                 && ROOMS_OF_STRANGERS.contains(&room)
                 && own != "tests"
+                && own != "probe"
                 && own != other
                 && siblings.contains(&(room.to_owned(), other.clone()))
             {

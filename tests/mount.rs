@@ -1,7 +1,6 @@
 //! Mounting: a tree of every kind of file, seen through the kernel.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[allow(unreachable_pub, reason = "each test binary is a crate of its own")]
 mod support;
 
 use std::collections::{BTreeMap, HashSet};

@@ -1,7 +1,6 @@
 //! `strata mount` and `strata unmount` as programs: their processes, signals and users.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[allow(unreachable_pub, reason = "each test binary is a crate of its own")]
 mod support;
 
 use std::ffi::OsStr;

@@ -59,6 +59,18 @@ fn a_sparse_file_shows_its_holes() {
 }
 
 #[test]
+fn a_seek_through_exbibytes_of_holes_ends() {
+    let asked = std::cell::Cell::new(0u32);
+    let at = |_| {
+        asked.set(asked.get() + 1);
+        Ok(Extent { len: 32 << 20, hole: true })
+    };
+    let data = seek_extent(1 << 61, 0, false, at).unwrap().unwrap();
+    assert_eq!(data, u64::from(asked.get()) * (32 << 20));
+    assert!(asked.get() <= 1 << 18);
+}
+
+#[test]
 fn a_window_must_lie_within() {
     let memory: Arc<dyn BlockSource> = Arc::new(MemorySource::new(vec![0; 10]));
     assert!(Window::new(Arc::clone(&memory), 5, 5).is_ok());
