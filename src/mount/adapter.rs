@@ -39,9 +39,6 @@ const MAX_REQUEST: u32 = 1 << 20;
 /// Entries of the root folder that are looked at for files the kernel could read itself.
 const PROBED_ENTRIES: usize = 64;
 
-/// An extended attribute of the root, never listed: the process that serves the mount.
-pub(super) const SERVER_XATTR: &str = "system.strata_server";
-
 thread_local! {
     /// What a read is answered from: as large as the largest request this thread has seen.
     static REPLY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -184,14 +181,6 @@ impl Adapter {
         });
         backing.insert(node, id.clone());
         id
-    }
-
-    /// The value of an extended attribute.
-    fn xattr(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        if name == SERVER_XATTR.as_bytes() && node == self.tree.root() {
-            return Ok(Some(std::process::id().to_string().into_bytes()));
-        }
-        self.tree.xattr(node, name)
     }
 }
 
@@ -397,7 +386,7 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let node = self.numbering.node(ino);
-        match self.answer("attribute", node, || self.xattr(node, name.as_bytes())) {
+        match self.answer("attribute", node, || self.tree.xattr(node, name.as_bytes())) {
             Ok(Some(value)) => reply_sized(reply, size, &value),
             Ok(None) => reply.error(Errno::ENODATA),
             Err(errno) => reply.error(errno),

@@ -23,6 +23,21 @@ impl fmt::Display for Holder {
     }
 }
 
+/// The process that serves the connection of this number: one that holds `/dev/fuse` open for it,
+/// which newer kernels tell (seen on 6.18; where they do not, there is no waiting). The server itself is not asked: it may be the one that hangs.
+pub(super) fn server(connection: u32) -> Option<u32> {
+    let line = format!("fuse_connection:\t{connection}");
+    fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
+        let pid = process.file_name().to_str()?.parse().ok()?;
+        let serves = |fd: fs::DirEntry| {
+            let is_fuse = fs::read_link(fd.path()).is_ok_and(|to| to == Path::new("/dev/fuse"));
+            let info = || fs::read_to_string(process.path().join("fdinfo").join(fd.file_name()));
+            is_fuse && info().is_ok_and(|info| info.lines().any(|known| known == line))
+        };
+        fs::read_dir(process.path().join("fd")).ok()?.flatten().any(serves).then_some(pid)
+    })
+}
+
 /// The first `most` processes that have their working folder, root or an open file below `point`.
 /// Other users' processes cannot be seen without root.
 pub(super) fn holders(point: &Path, most: usize) -> Vec<Holder> {

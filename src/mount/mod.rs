@@ -13,6 +13,7 @@ mod stale;
 mod table;
 
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,7 +106,7 @@ pub fn mount(tree: Arc<dyn FileTree>, at: &Path, options: &Options) -> Result<Mo
 fn serve(
     tree: Arc<dyn FileTree>,
     point: &Path,
-    connection: std::os::fd::OwnedFd,
+    connection: OwnedFd,
     signals: Signals,
     options: &Options,
 ) -> Result<Mounted> {
@@ -298,17 +299,15 @@ pub fn unmount(at: &Path, how: Unmount) -> Result<()> {
     if how.force || how.lazy {
         return attach::detach(&point, How::Lazy).within(named);
     }
-    let Some(state) = patiently(&point, |point| (stale::is_dead(point), server(point))) else {
-        return Err(Error::new(Kind::Io, "its server does not answer")
-            .within(named())
-            .with_hint(format!("strata unmount --force {}", at.display())));
-    };
-    let (dead, server) = state;
-    if dead {
-        return attach::detach(&point, How::Lazy).within(named);
-    }
+    let server = server(there.device);
     match attach::detach(&point, How::Idle) {
-        Err(error) if error.cause::<Busy>().is_some() => return Err(busy(at, &point)),
+        Err(error) if error.cause::<Busy>().is_some() => {
+            if server.is_some() || patiently(&point, stale::is_dead) != Some(true) {
+                return Err(busy(at, &point));
+            }
+            // Nobody can use a dead mount for anything.
+            return attach::detach(&point, How::Lazy).within(named);
+        }
         detached => detached.within(named)?,
     }
     if let Some(server) = server {
@@ -339,12 +338,11 @@ fn abort((_, minor): (u32, u32), point: &Path) -> bool {
         && rustix::mount::unmount(point, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW).is_ok()
 }
 
-/// A handle on the process that serves the mount on `point`, if it says which.
-fn server(point: &Path) -> Option<std::os::fd::OwnedFd> {
-    let mut digits = [0; 16];
-    let len = rustix::fs::getxattr(point, adapter::SERVER_XATTR, &mut digits).ok()?;
-    let pid = str::from_utf8(digits.get(..len)?).ok()?.parse().ok()?;
-    rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+/// A handle on the process that serves the mount on this device, unless that is this one.
+fn server((_, minor): (u32, u32)) -> Option<OwnedFd> {
+    let pid = holders::server(minor).filter(|&pid| pid != std::process::id())?;
+    let pid = Pid::from_raw(pid.try_into().ok()?)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 /// Asks the mount on `point` from a thread that may be left behind if there is no answer.
