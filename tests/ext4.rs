@@ -299,6 +299,29 @@ fn folders_where_case_does_not_count() {
 }
 
 #[test]
+fn damaged_group_descriptors_are_taken_from_their_copies() {
+    for features in ["metadata_csum", "^metadata_csum,uninit_bg"] {
+        let image = Image::make(64, &["-t", "ext4", "-b", "1024", "-O", features]);
+        populate_groups(&image);
+        let mounted = image.mount("ro");
+        // All that the first table says of groups is gone.
+        let damaged = image.copy("damaged");
+        let file = std::fs::File::options().write(true).open(&damaged).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0x5a; 1024], 2048).unwrap();
+        assert!(compare(mounted.path(), &*open(&damaged).tree).entries > 100);
+    }
+}
+
+fn populate_groups(image: &Image) {
+    let mounted = image.mount("rw");
+    for number in 0..60 {
+        let dir = mounted.path().join(format!("{number}"));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("file"), [1; 3000]).unwrap();
+    }
+}
+
+#[test]
 fn many_threads_see_the_same() {
     let image = Image::make(512, &["-t", "ext4", "-b", "1024"]);
     populate(image.mount("rw").path(), Contents::new(1024), 0x5eed);

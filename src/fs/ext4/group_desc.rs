@@ -9,7 +9,7 @@ use super::cause::Cause;
 use super::checksum::{crc16, crc32c};
 use super::features::{incompat, ro_compat};
 use super::superblock::Superblock;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::wire;
 
 /// A descriptor as it is on disk; the second half exists with the `64bit` feature only.
@@ -82,11 +82,39 @@ impl Superblock {
     }
 }
 
+impl Superblock {
+    /// Where copies of the descriptor of `group` are: behind the first copies of the superblock.
+    fn descriptor_copies(&self, group: u64) -> impl Iterator<Item = u64> {
+        let per_block = self.block_size / self.descriptor_size;
+        let meta = self.features.has_incompat(incompat::META_BG);
+        let last = if meta { 0 } else { self.blocks.div_ceil(self.blocks_per_group).min(50) };
+        (1..last).filter(|&backup| self.has_superblock(backup)).take(3).map(move |backup| {
+            let start = self.first_data_block + backup * self.blocks_per_group;
+            let block = start + 1 + group / per_block;
+            block * self.block_size + group % per_block * self.descriptor_size
+        })
+    }
+}
+
 impl Ext4 {
     /// The first block of the inode table of `group`, which is below the number of groups.
+    ///
+    /// A table never moves, so that an old copy of a damaged descriptor serves as well.
     pub(super) fn inode_table(&self, group: u64) -> Result<u64> {
+        self.inode_table_by(group, self.sb.descriptor_offset(group)).or_else(|error| {
+            if error.kind() != Kind::Corrupt {
+                return Err(error);
+            }
+            self.sb
+                .descriptor_copies(group)
+                .find_map(|offset| self.inode_table_by(group, offset).ok())
+                .ok_or(error)
+        })
+    }
+
+    /// The same, by the descriptor at `offset`.
+    fn inode_table_by(&self, group: u64, offset: u64) -> Result<u64> {
         let sb = &self.sb;
-        let offset = sb.descriptor_offset(group);
         let block =
             self.metadata("group descriptor", offset, sb.descriptor_size as usize, |bytes| {
                 let raw: &Record = wire::record(bytes, 0).ok_or(Cause::NoSuperblock)?;
