@@ -1,5 +1,5 @@
 //! A machine boots from the mounted disk view, to a line on its serial console.
-#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(unreachable_pub, reason = "modules are shared between test binaries")]
 
 #[path = "support/mod.rs"]
