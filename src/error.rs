@@ -124,6 +124,15 @@ impl Error {
         self
     }
 
+    /// The same failure met again: the text and kind, without the cause.
+    pub(crate) fn again(&self) -> Self {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.0.write_text(&mut text);
+        let hint = self.0.hint.clone();
+        Self(Box::new(Repr { kind: self.0.kind, context: vec![text.into()], source: None, hint }))
+    }
+
     /// What sort of failure it was.
     pub fn kind(&self) -> Kind {
         self.0.kind
@@ -140,16 +149,24 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Repr {
+    /// The parts joined, on one line, without the suffix that tells the kind.
+    fn write_text(&self, f: &mut impl fmt::Write) -> fmt::Result {
         let mut separator = "";
-        for part in &self.0.context {
+        for part in &self.context {
             write!(f, "{separator}{}", OneLine(part))?;
             separator = ": ";
         }
-        if let Some(source) = &self.0.source {
-            write!(f, "{separator}{}", OneLine(&source.to_string()))?;
+        match &self.source {
+            Some(source) => write!(f, "{separator}{}", OneLine(&source.to_string())),
+            None => Ok(()),
         }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write_text(f)?;
         match self.0.kind.suffix() {
             Some(suffix) => write!(f, " ({suffix})"),
             None => Ok(()),
@@ -225,6 +242,13 @@ mod tests {
     fn stays_on_one_line_whatever_the_image_says() {
         let error = Error::new(Kind::NotFound, "no entry \"a\nb\u{1b}[2J\"");
         assert_eq!(error.to_string(), "no entry \"a\\nb\\u{1b}[2J\"");
+    }
+
+    #[test]
+    fn met_again_it_says_the_same() {
+        let error = Error::caused_by(Kind::Corrupt, fmt::Error).within("x").with_hint("do");
+        assert_eq!(error.again().to_string(), error.to_string());
+        assert_eq!(error.again().hint(), Some("do"));
     }
 
     #[test]

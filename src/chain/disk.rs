@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use super::region::{Placed, Region, Segment, Target};
+use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
+
+use super::region::{Placed, Region, Target};
 use super::{EncodedUnit, Layer};
 use crate::block::{BlockSource, Cache, Extent, Key, Owner, Unit, check_range};
 use crate::error::{Error, Kind, Result};
@@ -25,6 +27,10 @@ pub struct Chain {
 impl Chain {
     /// Bytes of guest disk resolved together.
     const REGION: u64 = 32 << 20;
+
+    /// Encoded units in one read from which on they are shared out among the processors. Waking
+    /// them costs about as much as one decode.
+    const SHARED_OUT: usize = 4;
 
     /// Layers a chain can have; `policy` sets the bound users meet.
     pub const MAX_LAYERS: usize = u16::MAX as usize;
@@ -60,55 +66,44 @@ impl Chain {
         })
     }
 
-    /// Fills `buf` with what lies `skip` bytes into `segment`.
-    fn read_segment(
-        &self,
-        region: &Region,
-        segment: &Segment,
-        skip: u32,
-        buf: &mut [u8],
-    ) -> Result<()> {
-        match segment.target {
-            Target::Raw { source, host } => {
-                self.sources[source as usize].read_at(host + u64::from(skip), buf)
-            }
-            Target::Encoded { layer, unit, within } => {
-                self.read_unit(layer, unit, within as usize + skip as usize, buf)
-            }
-            Target::Zero => {
-                buf.fill(0);
-                Ok(())
-            }
-            Target::Damaged(index) => {
-                Err(Error::new(Kind::Corrupt, region.damage[index as usize].to_string()))
-            }
+    /// Fills the buffers of `pieces`, on several processors if there are enough of them to pay for
+    /// it.
+    fn read_units(&self, mut pieces: Vec<Encoded<'_>>) -> Result<()> {
+        if pieces.len() >= Self::SHARED_OUT {
+            pieces.par_iter_mut().try_for_each(|piece| self.read_unit(piece))
+        } else {
+            pieces.iter_mut().try_for_each(|piece| self.read_unit(piece))
         }
     }
 
-    fn read_unit(
-        &self,
-        layer: u16,
-        unit: EncodedUnit,
-        within: usize,
-        buf: &mut [u8],
-    ) -> Result<()> {
-        let key = Key(self.units[usize::from(layer)], unit.host);
-        let layer = &self.layers[usize::from(layer)].layer;
+    fn read_unit(&self, piece: &mut Encoded<'_>) -> Result<()> {
+        let Encoded { layer, unit, within, buf } = piece;
+        let key = Key(self.units[usize::from(*layer)], unit.host);
+        let layer = &self.layers[usize::from(*layer)].layer;
         // A whole unit goes straight to the reader: whoever reads on sequentially does not come
         // back for it, and the copy would cost as much as a cheap decode.
-        if within == 0 && buf.len() == unit.decoded as usize {
+        if *within == 0 && buf.len() == unit.decoded as usize {
             return match self.cache.get::<Unit>(key) {
-                Some(decoded) => copy_within(&decoded, within, buf),
-                None => layer.decode(unit, buf),
+                Some(decoded) => copy_within(&decoded, 0, buf),
+                None => layer.decode(*unit, buf),
             };
         }
         let decoded = self.cache.get_or_load(key, || {
             let mut out = vec![0; unit.decoded as usize].into_boxed_slice();
-            layer.decode(unit, &mut out)?;
+            layer.decode(*unit, &mut out)?;
             Ok(Unit(out))
         })?;
-        copy_within(&decoded, within, buf)
+        copy_within(&decoded, *within, buf)
     }
+}
+
+/// A piece of a read that lies in an encoded unit.
+struct Encoded<'a> {
+    layer: u16,
+    unit: EncodedUnit,
+    /// Where the piece begins in the decoded unit.
+    within: usize,
+    buf: &'a mut [u8],
 }
 
 fn copy_within(decoded: &Unit, within: usize, buf: &mut [u8]) -> Result<()> {
@@ -129,6 +124,7 @@ impl BlockSource for Chain {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         check_range(offset, buf.len(), self.size)?;
+        let mut encoded = Vec::new();
         let mut at = offset;
         let mut rest = buf;
         while !rest.is_empty() {
@@ -137,7 +133,18 @@ impl BlockSource for Chain {
             for segment in &region.segments[region.find(inside)..] {
                 let len = rest.len().min((segment.end - inside) as usize);
                 let (piece, tail) = rest.split_at_mut(len);
-                self.read_segment(&region, segment, inside - segment.start, piece)?;
+                let skip = inside - segment.start;
+                match segment.target {
+                    Target::Raw { source, host } => {
+                        self.sources[source as usize].read_at(host + u64::from(skip), piece)?;
+                    }
+                    Target::Encoded { layer, unit, within } => {
+                        let within = within as usize + skip as usize;
+                        encoded.push(Encoded { layer, unit, within, buf: piece });
+                    }
+                    Target::Zero => piece.fill(0),
+                    Target::Damaged(index) => return Err(region.damage[index as usize].again()),
+                }
                 rest = tail;
                 at += len as u64;
                 inside = segment.end;
@@ -146,7 +153,7 @@ impl BlockSource for Chain {
                 }
             }
         }
-        Ok(())
+        self.read_units(encoded)
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 
 use super::errno::errno;
 use super::inode::{Numbering, blank_attr, file_attr};
+use super::linger::Linger;
 use super::report::Report;
 use crate::block::seek_extent;
 use crate::error::Result;
@@ -59,10 +60,11 @@ pub(super) struct Adapter {
     /// The folder each folder the kernel knows lies in, for `..`.
     parents: Mutex<HashMap<NodeId, NodeId>>,
     report: Report,
+    linger: Linger,
 }
 
 impl Adapter {
-    pub(super) fn new(tree: Arc<dyn FileTree>, permissions: bool) -> Self {
+    pub(super) fn new(tree: Arc<dyn FileTree>, permissions: bool, linger: Linger) -> Self {
         let opens = has_whole_file(tree.as_ref());
         Self {
             numbering: Numbering::new(tree.root()),
@@ -72,6 +74,7 @@ impl Adapter {
             backing: Mutex::default(),
             parents: Mutex::default(),
             report: Report::default(),
+            linger,
         }
     }
 
@@ -252,6 +255,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _request = self.linger.begin();
         let dir = self.numbering.node(parent);
         let found = self.answer("look-up in", dir, || {
             let Some(node) = self.tree.lookup(dir, name.as_bytes())? else { return Ok(None) };
@@ -272,6 +276,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _request = self.linger.begin();
         let node = self.numbering.node(ino);
         match self.answer("attributes", node, || self.stat(node)) {
             Ok(attr) => reply.attr(&LIFETIME, &attr),
@@ -280,6 +285,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _request = self.linger.begin();
         let node = self.numbering.node(ino);
         match self.answer("link target", node, || self.tree.read_link(node)) {
             Ok(target) => reply.data(&target),
@@ -288,6 +294,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _request = self.linger.begin();
         // Nothing of a file changes, and no state belongs to an open one: the kernel need not
         // tell us of it. It keeps what it has cached then.
         if !self.opens.load(Ordering::Relaxed) {
@@ -317,6 +324,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _request = self.linger.begin();
         let node = self.numbering.node(ino);
         let size = size as usize;
         REPLY.with_borrow_mut(|buffer| {
@@ -339,6 +347,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _request = self.linger.begin();
         let listed = self.list(self.numbering.node(ino), offset, &mut |entry| {
             let Listed { name, next, attr, .. } = entry;
             reply.add(attr.ino, next, attr.kind, OsStr::from_bytes(name))
@@ -357,6 +366,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _request = self.linger.begin();
         let listed = self.list(self.numbering.node(ino), offset, &mut |entry| {
             let Listed { name, next, attr, lifetime } = entry;
             let name = OsStr::from_bytes(name);
@@ -385,6 +395,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _request = self.linger.begin();
         let node = self.numbering.node(ino);
         match self.answer("attribute", node, || self.tree.xattr(node, name.as_bytes())) {
             Ok(Some(value)) => reply_sized(reply, size, &value),
@@ -394,6 +405,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _request = self.linger.begin();
         let node = self.numbering.node(ino);
         let list = self.answer("attribute names", node, || {
             let mut list = Vec::new();

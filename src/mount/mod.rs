@@ -8,6 +8,7 @@ mod attach;
 mod errno;
 mod holders;
 mod inode;
+mod linger;
 mod report;
 mod stale;
 mod table;
@@ -30,6 +31,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::tree::FileTree;
+
+use linger::Linger;
 
 pub use attach::{Busy, How};
 pub use holders::Holder;
@@ -117,7 +120,8 @@ fn serve(
     let mut config = Config::default();
     config.n_threads = Some(options.threads());
     config.clone_fd = true;
-    let adapter = adapter::Adapter::new(tree, options.permissions());
+    let linger = Linger::new(&connection).within(|| "serving")?;
+    let adapter = adapter::Adapter::new(tree, options.permissions(), linger);
     // The kernel lets nobody in but the owner by itself: no second check per request.
     let session = Session::from_fd(adapter, connection, SessionACL::All, config)
         .within(|| "greeting the kernel")?;
