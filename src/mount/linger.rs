@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// How long the last thread at work watches. About twice what waking costs on a slow virtual
 /// machine, so that lingering in vain never costs much more than it could have saved.
-const MOMENT: Duration = Duration::from_micros(50);
+const MOMENT: Duration = Duration::from_micros(60);
 
 /// The device watched, and how many threads are at work on requests.
 #[derive(Debug)]
