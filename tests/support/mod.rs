@@ -76,7 +76,7 @@ pub fn require_root() {
 
 /// A command run by an ordinary user, who owns nothing.
 #[track_caller]
-pub fn as_nobody<'a>(command: impl IntoIterator<Item = &'a OsStr>) -> Command {
+pub fn as_nobody<S: AsRef<OsStr>>(command: impl IntoIterator<Item = S>) -> Command {
     let mut setpriv = tool("setpriv", "util-linux");
     setpriv.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).args(command);
     setpriv
