@@ -20,6 +20,7 @@ mod walk;
 
 use rng::Rng;
 
+/// Images each test damages unless `STRATA_MUTATIONS` says another number.
 const MUTATIONS: u64 = 4000;
 /// A test that hangs must fail: far more than one walk takes on a slow machine.
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -150,10 +151,12 @@ fn survives(args: &[&str], dirty: bool) {
     }
     // The superblock is one block of many, and decides the most.
     places.extend([1024; 10]);
+    let mutations = std::env::var("STRATA_MUTATIONS")
+        .map_or(MUTATIONS, |number| number.parse().expect("STRATA_MUTATIONS: a number"));
     let (done, progress) = mpsc::channel();
     let worker = std::thread::spawn(move || {
         let (mut refused, mut walked) = (0, 0);
-        for seed in 0..MUTATIONS {
+        for seed in 0..mutations {
             let mut rng = Rng(seed);
             let changes = changes(&mut rng, &image, &places);
             done.send(format!("{changes:?}")).unwrap();

@@ -101,7 +101,9 @@ fn mutations() {
         state ^= state << 17;
         (state >> 20) as usize % bound
     };
-    for number in 0..20_000 {
+    let mutations = std::env::var("STRATA_MUTATIONS")
+        .map_or(100_000, |number| number.parse().expect("STRATA_MUTATIONS: a number"));
+    for number in 0..mutations {
         let mut bytes = seeds[number % seeds.len()].clone();
         let cluster = if number % 5 == 1 {
             512
