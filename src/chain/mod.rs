@@ -2,7 +2,7 @@
 //!
 //! A [`Layer`] is one image file of a chain: it says where the bytes of a guest range are, and
 //! moves none of them itself. A [`Chain`] stacks layers, top first, and is a
-//! [`BlockSource`](crate::block::BlockSource): it resolves a region of the disk through all layers
+//! [`BlockSource`]: it resolves a region of the disk through all layers
 //! once, keeps the answer in the shared cache, and from then on a read there costs one look-up,
 //! whether the chain has one layer or five hundred.
 
