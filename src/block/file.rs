@@ -75,6 +75,26 @@ impl FileSource {
         self.identity.0 == u64::MAX
     }
 
+    /// Whether a running QEMU has the file open for writing. It tells others by a lock on one byte
+    /// of the file (`docs/system/images.rst` of QEMU, "Image file locking"). No is the answer too
+    /// where the host does not say.
+    pub fn has_qemu_writer(&self) -> bool {
+        /// QEMU locks byte 100 plus the number of the permission it holds: here that to write.
+        const WRITER: u64 = 100 + 1;
+        let (dev, inode) = self.identity;
+        let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(dev), rustix::fs::minor(dev));
+        // One lock a line: "1: OFDLCK ADVISORY READ -1 fe:01:1234 101 101".
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        locks.lines().any(|lock| {
+            let mut words = lock.split_ascii_whitespace().skip_while(|word| *word != file).skip(1);
+            let (start, end) = (words.next(), words.next());
+            let number = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok());
+            number(start).is_some_and(|start| start <= WRITER)
+                && (end == Some("EOF") || number(end).is_some_and(|end| end >= WRITER))
+                && lock.contains("OFDLCK")
+        })
+    }
+
     /// The bytes the host stores for it, holes left out; a device's whole length.
     ///
     /// # Errors

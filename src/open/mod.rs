@@ -111,8 +111,20 @@ impl Opener {
             );
         }
         let chain = vec![raw_info(&source)?];
-        Ok(Disk { source: Arc::new(source), chain, snapshots: Vec::new(), warnings: Vec::new() })
+        let warnings = written_to(&source).into_iter().collect();
+        Ok(Disk { source: Arc::new(source), chain, snapshots: Vec::new(), warnings })
     }
+}
+
+/// What to warn of if `source` changes under us.
+fn written_to(source: &FileSource) -> Option<String> {
+    source.has_qemu_writer().then(|| {
+        format!(
+            "{}: a running QEMU has it open for writing: what is shown may be stale or torn; \
+             take a snapshot there and open what lies below it",
+            source.path().display()
+        )
+    })
 }
 
 fn raw_info(source: &FileSource) -> Result<ImageInfo> {
@@ -139,6 +151,7 @@ impl Assembly<'_> {
             );
         }
         self.identities.push(identity);
+        self.warnings.extend(written_to(&source));
         match format {
             Format::Raw => {
                 self.chain.push(raw_info(&source)?);

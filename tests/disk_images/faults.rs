@@ -1,10 +1,14 @@
 //! What happens to an image while it is open.
 
 use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::Stdio;
 
 use stratafs::error::Kind;
 
 use crate::compare::*;
+use crate::support;
 
 const MIB: u64 = 1 << 20;
 
@@ -98,4 +102,31 @@ fn encrypted_images_are_refused_as_such() {
     let error = opener().disk(&path.as_path().into()).unwrap_err();
     assert_eq!(error.kind(), Kind::Encrypted);
     assert!(error.to_string().contains("LUKS"), "{error}");
+}
+
+#[test]
+fn an_image_that_a_running_qemu_writes_to_is_opened_with_a_warning() {
+    let bench = Bench::new();
+    let base = bench.create("base.qcow2", "2M", "");
+    let top = bench.overlay("top.qcow2", "base.qcow2", "qcow2", None);
+    let said = |image: &Path| {
+        let warnings = open(image).warnings;
+        warnings.iter().any(|warning| warning.contains("open for writing"))
+    };
+    assert!(!said(&top));
+    // It holds the image until its input ends.
+    let mut writer = support::tool("qemu-io", "qemu-utils")
+        .arg(&top)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut prompt = [0; 1];
+    writer.stdout.as_mut().unwrap().read_exact(&mut prompt).unwrap();
+    let (top_said, base_said) = (said(&top), said(&base));
+    drop(writer.stdin.take());
+    writer.wait().unwrap();
+    assert!(top_said);
+    assert!(!base_said, "what lies below is only read");
+    assert!(!said(&top));
 }
