@@ -577,6 +577,7 @@ fn a_full_destination_ends_the_run_with_one_error() {
     let error = result.unwrap_err();
     assert_eq!(error.kind(), Kind::NoSpace);
     assert!(error.to_string().contains("No space left"), "{error}");
+    assert_eq!(error.hint(), Some("make room; the same command finishes the rest"));
     assert!(failures.len() <= 4, "{failures:?}");
     // Whatever has its name is whole.
     for entry in fs::read_dir(small.0.path()).unwrap().map(Result::unwrap) {

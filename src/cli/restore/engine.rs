@@ -309,7 +309,11 @@ impl Run<'_> {
 
     fn fail(&self, path: &[u8], error: Error) {
         match error.kind() {
-            Kind::NoSpace | Kind::ReadOnly => {
+            Kind::NoSpace => {
+                let error = error.within(String::from_utf8_lossy(path).into_owned());
+                self.give_up(error.with_hint("make room; the same command finishes the rest"));
+            }
+            Kind::ReadOnly => {
                 self.give_up(error.within(String::from_utf8_lossy(path).into_owned()));
             }
             Kind::Exists => {
