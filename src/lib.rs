@@ -29,9 +29,9 @@
 //! # assert!(made.expect("mkfs.ext4 is missing: apt-get install e2fsprogs").success());
 //! let opener = Opener { format: None, policy: Policy::default(), cache: Cache::new(256 << 20) };
 //! let reference = Reference::from(image.as_path());
-//! let shown = view::view(&opener.into(), &reference, view::View::Files)?;
-//! let folder = resolve(&*shown.tree, b"/lost+found", Follow::Always)?;
-//! assert_eq!(shown.tree.attr(folder)?.mode, 0o700);
+//! let shown = view::view(&opener.into(), &reference, view::View::Files, None)?;
+//! let folder = resolve(&*shown.tree.files(), b"/lost+found", Follow::Always)?;
+//! assert_eq!(shown.tree.files().attr(folder)?.mode, 0o700);
 //! # Ok(())
 //! # }
 //! ```

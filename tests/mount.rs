@@ -20,7 +20,7 @@ use stratafs::block::Extent;
 use stratafs::error::{Error, Kind, Result};
 use stratafs::mount::{Mounted, Options, Unmount, mount, unmount};
 use stratafs::tree::{
-    Attr, Device, DirEntry, FileKind, FileTree, NodeId, StatFs as TreeStatFs, Time,
+    Attr, Device, DirEntry, FileKind, FileTree, NodeId, Served, StatFs as TreeStatFs, Time,
 };
 
 use support::{as_nobody, run, tool};
@@ -342,8 +342,9 @@ impl Fixture {
     fn new(model: Model, options: &Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let model = Arc::new(model);
-        let mounted = mount(Arc::clone(&model) as Arc<dyn FileTree>, dir.path(), options)
-            .unwrap_or_else(|error| panic!("{error}\n{:?}", error.hint()));
+        let mounted =
+            mount(Served::ReadOnly(Arc::clone(&model) as Arc<dyn FileTree>), dir.path(), options)
+                .unwrap_or_else(|error| panic!("{error}\n{:?}", error.hint()));
         Self { model, mounted: Some(mounted), dir }
     }
 
@@ -698,7 +699,8 @@ fn a_whole_file_is_read_by_the_kernel_itself_as_root() {
 #[test]
 fn a_second_mount_on_the_folder_is_refused_by_name() {
     let fixture = Fixture::new(model(), &options());
-    let error = mount(Arc::new(Model::new(1)), fixture.dir.path(), &options()).unwrap_err();
+    let error = mount(Served::ReadOnly(Arc::new(Model::new(1))), fixture.dir.path(), &options())
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::Exists);
     assert!(error.to_string().ends_with("already shows model"), "{error}");
     assert!(error.hint().unwrap().starts_with("strata unmount"), "{:?}", error.hint());
@@ -709,9 +711,11 @@ fn what_cannot_be_mounted_on_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    let error = mount(Arc::new(Model::new(1)), &file, &options()).unwrap_err();
+    let error = mount(Served::ReadOnly(Arc::new(Model::new(1))), &file, &options()).unwrap_err();
     assert_eq!(error.kind(), Kind::NotADirectory);
-    let error = mount(Arc::new(Model::new(1)), &dir.path().join("no"), &options()).unwrap_err();
+    let error =
+        mount(Served::ReadOnly(Arc::new(Model::new(1))), &dir.path().join("no"), &options())
+            .unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
 }
 

@@ -27,7 +27,7 @@ fn opener() -> Arc<Opener> {
 }
 
 fn show(path: &Path, of: View) -> Result<Shown> {
-    view(&opener(), &Reference { path: path.into(), snapshot: None }, of)
+    view(&opener(), &Reference { path: path.into(), snapshot: None }, of, None)
 }
 
 fn surveyed(path: &Path) -> Survey {
@@ -140,36 +140,36 @@ fn a_servers_disk_in_every_view() {
         for of in [View::Auto, View::Files] {
             let Shown { tree, view, warnings } = show(path, of).unwrap();
             assert_eq!(view, View::Files);
-            assert_eq!(names(&*tree, "/"), ["boot", "etc", "home"]);
-            assert_eq!(names(&*tree, "boot"), ["efi", "vmlinuz"]);
-            assert_eq!(read(&*tree, "boot/vmlinuz").unwrap(), "kernel");
-            assert_eq!(read(&*tree, "home/me/notes").unwrap(), "remember");
+            assert_eq!(names(&*tree.files(), "/"), ["boot", "etc", "home"]);
+            assert_eq!(names(&*tree.files(), "boot"), ["efi", "vmlinuz"]);
+            assert_eq!(read(&*tree.files(), "boot/vmlinuz").unwrap(), "kernel");
+            assert_eq!(read(&*tree.files(), "home/me/notes").unwrap(), "remember");
             assert_eq!(
                 warnings,
                 ["/boot/efi of /etc/fstab is not shown: \
                   no filesystem that can be read here is UUID=1234-ABCD (vfat)"]
             );
-            contract::check(&*tree);
+            contract::check(&*tree.files());
         }
 
         let Shown { tree, warnings, .. } = show(path, View::Volumes).unwrap();
-        assert_eq!(names(&*tree, "/"), ["2-boot", "3-ro_ot", "5-homes"]);
-        assert_eq!(names(&*tree, "3-ro_ot/boot"), ["hidden"]);
+        assert_eq!(names(&*tree.files(), "/"), ["2-boot", "3-ro_ot", "5-homes"]);
+        assert_eq!(names(&*tree.files(), "3-ro_ot/boot"), ["hidden"]);
         assert_eq!(
             warnings,
             ["not shown: volume 1 (EFI System), volume 4 (Linux swap) (--view disk has the bytes)"]
         );
-        contract::check(&*tree);
+        contract::check(&*tree.files());
 
         let Shown { tree, warnings, .. } = show(path, View::Disk).unwrap();
         let files = ["disk.img", "p1.img", "p2.img", "p3.img", "p4.img", "p5.img"];
-        assert_eq!(names(&*tree, "/"), files);
+        assert_eq!(names(&*tree.files(), "/"), files);
         assert_eq!(warnings, [""; 0]);
-        let node = resolve(&*tree, b"disk.img", Follow::Always).unwrap();
-        let attr = tree.attr(node).unwrap();
+        let node = resolve(&*tree.files(), b"disk.img", Follow::Always).unwrap();
+        let attr = tree.files().attr(node).unwrap();
         assert_eq!(attr.size, 128 * MIB);
         assert!(attr.blocks * 512 < attr.size, "a sparse disk shows that it has holes");
-        contract::check(&*tree);
+        contract::check(&*tree.files());
 
         let survey = surveyed(path);
         assert_eq!(survey.os.as_deref(), Some("Test Server 1"));
@@ -189,9 +189,9 @@ fn a_filesystem_without_a_table() {
     ext4(&path, 16, "my data", ROOT, &[("a/b", "c")]);
     let Shown { tree, view, warnings } = show(&path, View::Auto).unwrap();
     assert_eq!((view, warnings), (View::Files, vec![]));
-    assert_eq!(read(&*tree, "a/b").unwrap(), "c");
-    assert_eq!(names(&*show(&path, View::Volumes).unwrap().tree, "/"), ["my data"]);
-    assert_eq!(names(&*show(&path, View::Disk).unwrap().tree, "/"), ["disk.img"]);
+    assert_eq!(read(&*tree.files(), "a/b").unwrap(), "c");
+    assert_eq!(names(&*show(&path, View::Volumes).unwrap().tree.files(), "/"), ["my data"]);
+    assert_eq!(names(&*show(&path, View::Disk).unwrap().tree.files(), "/"), ["disk.img"]);
     let survey = surveyed(&path);
     assert!(survey.table.is_none() && survey.os.is_none());
     assert!(survey.volumes[0].volume.is_none() && survey.volumes[0].filesystem.is_some());
@@ -209,7 +209,7 @@ fn two_filesystems_and_no_system_become_volumes() {
     disk(&path, 64, script, &[(1, &one), (33, &two)]);
     let Shown { tree, view, .. } = show(&path, View::Auto).unwrap();
     assert_eq!(view, View::Volumes);
-    assert_eq!(names(&*tree, "/"), ["1-one", "5-linux"]);
+    assert_eq!(names(&*tree.files(), "/"), ["1-one", "5-linux"]);
     let error = show(&path, View::Files).unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     assert!(error.hint().unwrap().contains("--view volumes"), "{error}");
@@ -224,8 +224,8 @@ fn damage_of_one_volume_leaves_the_others() {
     file.write_all_at(&[32, 0, 0, 0], 80 * MIB + 1024 + 24).unwrap();
     let Shown { tree, view, warnings } = show(&path, View::Auto).unwrap();
     assert_eq!(view, View::Files);
-    assert_eq!(names(&*tree, "boot"), ["efi", "vmlinuz"]);
-    assert_eq!(names(&*tree, "home"), [""; 0]);
+    assert_eq!(names(&*tree.files(), "boot"), ["efi", "vmlinuz"]);
+    assert_eq!(names(&*tree.files(), "home"), [""; 0]);
     assert!(warnings[0].starts_with("volume 5 (Linux filesystem): "), "{warnings:?}");
     assert!(warnings.iter().any(|line| line.starts_with("/home of /etc/fstab is not shown")));
     let survey = surveyed(&path);
@@ -260,20 +260,20 @@ fn with_snapshots(dir: &Path) -> PathBuf {
 fn every_snapshot_is_a_folder() {
     let dir = tempfile::tempdir().unwrap();
     let path = with_snapshots(dir.path());
-    assert_eq!(read(&*show(&path, View::Auto).unwrap().tree, "when").unwrap(), "now");
+    assert_eq!(read(&*show(&path, View::Auto).unwrap().tree.files(), "when").unwrap(), "now");
 
     let Shown { tree, view, .. } = show(&path, View::Snapshots).unwrap();
     assert_eq!(view, View::Snapshots);
-    assert_eq!(names(&*tree, "/"), ["a_b", "same (1)", "same (2)"]);
-    let folder = resolve(&*tree, b"a_b", Follow::Always).unwrap();
-    let before = tree.attr(folder).unwrap();
+    assert_eq!(names(&*tree.files(), "/"), ["a_b", "same (1)", "same (2)"]);
+    let folder = resolve(&*tree.files(), b"a_b", Follow::Always).unwrap();
+    let before = tree.files().attr(folder).unwrap();
     assert_eq!(before.kind, FileKind::Directory);
     assert!(before.modified.seconds > 1_600_000_000, "when it was taken");
-    assert_eq!(read(&*tree, "same (1)/when").unwrap(), "first");
-    assert_eq!(read(&*tree, "same (2)/when").unwrap(), "second");
-    assert_eq!(read(&*tree, "a_b/when").unwrap(), "third");
-    assert_eq!(tree.attr(folder).unwrap(), before);
-    contract::check(&*tree);
+    assert_eq!(read(&*tree.files(), "same (1)/when").unwrap(), "first");
+    assert_eq!(read(&*tree.files(), "same (2)/when").unwrap(), "second");
+    assert_eq!(read(&*tree.files(), "a_b/when").unwrap(), "third");
+    assert_eq!(tree.files().attr(folder).unwrap(), before);
+    contract::check(&*tree.files());
 }
 
 #[test]
@@ -281,13 +281,13 @@ fn a_file_put_in_the_place_of_the_image_is_not_shown() {
     let dir = tempfile::tempdir().unwrap();
     let path = with_snapshots(dir.path());
     let Shown { tree, .. } = show(&path, View::Snapshots).unwrap();
-    assert_eq!(read(&*tree, "a_b/when").unwrap(), "third");
+    assert_eq!(read(&*tree.files(), "a_b/when").unwrap(), "third");
     let other = dir.path().join("other");
     fs::copy(&path, &other).unwrap();
     fs::rename(&other, &path).unwrap();
     // What is open stays what it was; what is not does not open.
-    assert_eq!(read(&*tree, "a_b/when").unwrap(), "third");
-    let error = read(&*tree, "same (1)/when").unwrap_err();
+    assert_eq!(read(&*tree.files(), "a_b/when").unwrap(), "third");
+    let error = read(&*tree.files(), "same (1)/when").unwrap_err();
     assert_eq!(error.kind(), Kind::Io);
     assert!(error.to_string().contains("is another file than when it was mounted"), "{error}");
 }
@@ -298,6 +298,6 @@ fn a_whole_debian_keeps_the_contract() {
     let Shown { tree, view, .. } = show(&path, View::Auto).unwrap();
     assert_eq!(view, View::Files);
     assert!(surveyed(&path).os.unwrap().starts_with("Debian GNU/Linux 12"));
-    assert!(names(&*tree, "/usr/bin").contains(&"dpkg".to_owned()));
-    contract::check(&*tree);
+    assert!(names(&*tree.files(), "/usr/bin").contains(&"dpkg".to_owned()));
+    contract::check(&*tree.files());
 }

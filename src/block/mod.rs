@@ -46,6 +46,33 @@ pub trait BlockSource: Send + Sync + Debug {
     fn whole_file(&self) -> Option<&File>;
 }
 
+/// A source that can be written. Its length stays what it is.
+///
+/// Writers and readers may come from any thread at once. Of two writes at the same place that
+/// overlap in time either may win, and a reader beside a write sees each byte as before or as
+/// after it.
+pub trait BlockSink: BlockSource {
+    /// Writes all of `data` at `offset`, or fails; then the range holds any mixture of old and new.
+    ///
+    /// # Errors
+    /// [`Kind::OutOfBounds`] if the range does not lie within the source, [`Kind::NoSpace`],
+    /// [`Kind::ReadOnly`] once a flush has failed.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Makes `len` bytes at `offset` zeros, giving back the room they took: this is what discarding
+    /// means here, too.
+    ///
+    /// # Errors
+    /// As [`BlockSink::write_at`].
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Returns once everything that was written before the call is on stable storage.
+    ///
+    /// # Errors
+    /// The host's. What was not flushed may be lost by then; from there on the sink is read-only.
+    fn flush(&self) -> Result<()>;
+}
+
 /// A run of data or of zeros that take no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {

@@ -29,7 +29,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::Format;
-use crate::open::view::{View, view};
+use crate::open::cow::{Cow, Purpose};
+use crate::open::view::{Shown, View, view};
 use crate::open::{Opener, Reference};
 use crate::policy::Policy;
 use crate::tree::FileTree;
@@ -123,6 +124,17 @@ pub(crate) struct TreeArgs {
     #[arg(long, value_name = "VIEW", default_value = "auto", value_parser = view_parser())]
     #[arg(help_heading = "Opening")]
     view: View,
+
+    /// With the changes in this delta (a qcow2 file) or upper (a folder)
+    ///
+    /// A file is a qcow2 overlay of the disk; what ends in a slash or is a folder is an upper in the
+    /// form of the kernel's overlayfs.
+    #[arg(long, value_name = "PATH", help_heading = "Changes")]
+    cow: Option<PathBuf>,
+
+    /// A folder for what is not finished, beside the upper [default: .NAME.work]
+    #[arg(long, value_name = "DIR", help_heading = "Changes", requires = "cow")]
+    work: Option<PathBuf>,
 }
 
 fn format_parser() -> impl TypedValueParser<Value = Format> {
@@ -167,11 +179,29 @@ impl OpenArgs {
 }
 
 impl TreeArgs {
+    /// Where changes go, or come from.
+    fn cow(&self, size: Option<u64>) -> Option<Cow> {
+        let path = self.cow.clone()?;
+        let is_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir();
+        Some(if is_folder {
+            Cow::Upper { dir: path, work: self.work.clone() }
+        } else {
+            Cow::Delta { path, size }
+        })
+    }
+
+    /// Opens `reference`, with its changes to be read.
+    fn shown(&self, reference: &Reference) -> Result<Shown> {
+        let cow = self.cow(None);
+        let cow = cow.as_ref().map(|cow| (cow, Purpose::Read));
+        view(&self.open.opener(), reference, self.view, cow)
+    }
+
     /// Opens `reference` as files, telling what there is to warn about.
     pub(crate) fn tree(&self, reference: &OsString) -> Result<Arc<dyn FileTree>> {
-        let shown = view(&self.open.opener(), &Reference::from(reference.as_os_str()), self.view)?;
+        let shown = self.shown(&Reference::from(reference.as_os_str()))?;
         warn(&shown.warnings);
-        Ok(shown.tree)
+        Ok(shown.tree.files())
     }
 }
 

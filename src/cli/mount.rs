@@ -20,6 +20,7 @@ use super::TreeArgs;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::mount;
 use crate::open::Reference;
+use crate::open::cow::{Cow, Purpose};
 use crate::open::view::view;
 
 pub(super) use helper::from_mount_helper;
@@ -36,6 +37,14 @@ pub(super) struct Args {
 
     #[command(flatten)]
     tree: TreeArgs,
+
+    /// Let the disk be written; its changes vanish with the mount
+    #[arg(long, help_heading = "Changes", conflicts_with = "cow")]
+    scratch: bool,
+
+    /// Let the disk have this size, which is no less than it has
+    #[arg(long, value_name = "SIZE", help_heading = "Changes", value_parser = super::parse_size)]
+    size: Option<u64>,
 
     /// Let other users in; the permissions of each file then hold
     #[arg(long)]
@@ -93,6 +102,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.foreground { serve(args, None) } else { in_background(args) }
 }
 
+impl Args {
+    /// Where changes go.
+    fn cow(&self) -> Option<Cow> {
+        if self.scratch { Some(Cow::Scratch { size: self.size }) } else { self.tree.cow(self.size) }
+    }
+}
+
 /// Serves until unmounted; says so through `ready` once it does.
 fn serve(args: &Args, ready: Option<OwnedFd>) -> Result<()> {
     let log = args.log.as_deref().map(open_log).transpose()?;
@@ -104,7 +120,12 @@ fn serve(args: &Args, ready: Option<OwnedFd>) -> Result<()> {
             *path = absolute(path)?;
         }
     }
-    let shown = view(&opener, &reference, args.tree.view)?;
+    let mut cow = args.cow();
+    if let Some(Cow::Delta { path, .. } | Cow::Upper { dir: path, .. }) = &mut cow {
+        *path = absolute(path)?;
+    }
+    let cow = cow.as_ref().map(|cow| (cow, Purpose::Change));
+    let shown = view(&opener, &reference, args.tree.view, cow)?;
     super::warn(&shown.warnings);
     let options = mount::Options {
         allow_other: args.allow_other,

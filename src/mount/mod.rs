@@ -30,7 +30,7 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::tree::FileTree;
+use crate::tree::Served;
 
 use linger::Linger;
 
@@ -94,7 +94,7 @@ pub struct Mounted {
 /// # Errors
 /// [`Kind::Exists`] if one of our mounts is there already, and whatever keeps this user from
 /// mounting, with a hint at the cure.
-pub fn mount(tree: Arc<dyn FileTree>, at: &Path, options: &Options) -> Result<Mounted> {
+pub fn mount(tree: Served, at: &Path, options: &Options) -> Result<Mounted> {
     let named = || at.display().to_string();
     let point = stale::prepare(at)?;
     let signals = Signals::catch(options.background).within(|| "catching signals")?;
@@ -107,7 +107,7 @@ pub fn mount(tree: Arc<dyn FileTree>, at: &Path, options: &Options) -> Result<Mo
 }
 
 fn serve(
-    tree: Arc<dyn FileTree>,
+    tree: Served,
     point: &Path,
     connection: OwnedFd,
     signals: Signals,
@@ -121,7 +121,7 @@ fn serve(
     config.n_threads = Some(options.threads());
     config.clone_fd = true;
     let linger = Linger::new(&connection).within(|| "serving")?;
-    let adapter = adapter::Adapter::new(tree, options.permissions(), linger);
+    let adapter = adapter::Adapter::new(tree.files(), options.permissions(), linger);
     // The kernel lets nobody in but the owner by itself: no second check per request.
     let session = Session::from_fd(adapter, connection, SessionACL::All, config)
         .within(|| "greeting the kernel")?;

@@ -1,6 +1,7 @@
 //! From a reference on the command line to a disk: the only place that puts formats, policy and
 //! chains together.
 
+pub mod cow;
 mod fstab;
 mod names;
 mod reference;

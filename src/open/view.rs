@@ -6,13 +6,15 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::cow::{Cow, Purpose};
 use super::system::Contents;
 use super::{Disk, Opener, Reference, names};
+use crate::block::BlockSink;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::fs;
 use crate::tree::composed::Composed;
 use crate::tree::folder::Folder;
-use crate::tree::{FileTree, Time};
+use crate::tree::{FileTree, Served, Time};
 use crate::volume;
 
 pub use super::survey::{Survey, SurveyedVolume, survey};
@@ -71,22 +73,36 @@ impl FromStr for View {
 #[derive(Debug)]
 pub struct Shown {
     /// The files.
-    pub tree: Arc<dyn FileTree>,
+    pub tree: Served,
     /// What is shown; never [`View::Auto`].
     pub view: View,
     /// What an operator should know, one line each.
     pub warnings: Vec<String>,
 }
 
-/// Opens what `reference` names and shows it as `view`.
+/// Opens what `reference` names and shows it as `view`, with the changes of `cow`.
+///
+/// A delta makes the disk view writable; the other views then show the changed disk. An upper makes
+/// whatever tree is shown writable.
 ///
 /// # Errors
 /// As [`Opener::disk`]; [`Kind::NotFound`] or [`Kind::Unsupported`] if there is nothing of that
 /// kind on the disk.
-pub fn view(opener: &Arc<Opener>, reference: &Reference, view: View) -> Result<Shown> {
+pub fn view(
+    opener: &Arc<Opener>,
+    reference: &Reference,
+    view: View,
+    cow: Option<(&Cow, Purpose)>,
+) -> Result<Shown> {
     let mut disk = opener.disk(reference)?;
     let warnings = std::mem::take(&mut disk.warnings);
-    let stage = Stage { opener, reference, disk, warnings };
+    let mut sink = None;
+    if let Some((cow @ (Cow::Delta { .. } | Cow::Scratch { .. }), Purpose::Change)) = cow {
+        let delta = super::cow::delta(opener, reference, &disk, cow)?;
+        disk.source = Arc::<dyn BlockSink>::clone(&delta);
+        sink = Some(delta);
+    }
+    let stage = Stage { opener, reference, disk, sink, warnings };
     let shown = match view {
         View::Auto => stage.auto(),
         View::Files => stage.files(),
@@ -94,7 +110,11 @@ pub fn view(opener: &Arc<Opener>, reference: &Reference, view: View) -> Result<S
         View::Disk => stage.disk(),
         View::Snapshots => stage.snapshots(),
     };
-    shown.within(|| reference.path.display().to_string())
+    let mut shown = shown.within(|| reference.path.display().to_string())?;
+    if let Some((cow @ Cow::Upper { .. }, purpose)) = cow {
+        shown.tree = Served::Writable(super::cow::upper(shown.tree.files(), cow, purpose)?);
+    }
+    Ok(shown)
 }
 
 /// A disk on its way to being shown.
@@ -102,6 +122,9 @@ struct Stage<'a> {
     opener: &'a Arc<Opener>,
     reference: &'a Reference,
     disk: Disk,
+    /// The disk again, if it can be written.
+    #[expect(dead_code, reason = "STUB: the disk view becomes writable through it")]
+    sink: Option<Arc<dyn BlockSink>>,
     warnings: Vec<String>,
 }
 
@@ -111,7 +134,7 @@ impl Stage<'_> {
     }
 
     fn shown(self, tree: Arc<dyn FileTree>, view: View) -> Shown {
-        Shown { tree, view, warnings: self.warnings }
+        Shown { tree: Served::ReadOnly(tree), view, warnings: self.warnings }
     }
 
     fn auto(mut self) -> Result<Shown> {

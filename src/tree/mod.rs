@@ -6,6 +6,7 @@ pub mod path;
 
 use std::fmt::Debug;
 use std::fs::File;
+use std::sync::Arc;
 
 use crate::block::Extent;
 use crate::error::Result;
@@ -164,6 +165,184 @@ pub struct StatFs {
     pub files_free: u64,
     /// Bytes of the longest name.
     pub name_max: u32,
+}
+
+/// A tree whose files can be changed.
+///
+/// Everything is asked by node, as in [`FileTree`], and may come from any thread at once. A node
+/// stays what it is over renames, over the removal of its last name while it is held, and over its
+/// first change. Permissions are not checked here: whoever asks has.
+///
+/// Where the host failed, the error's cause is its [`std::io::Error`]: what mounts the tree passes
+/// that errno on, so `EXDEV`, `ENODATA` or `EMLINK` are told by an error made of that errno.
+pub trait WritableTree: FileTree {
+    /// Makes the file `name` in `dir`.
+    ///
+    /// `mode` has not been masked: the folder's default ACL takes the place of the caller's umask,
+    /// as POSIX says. The owner is the caller, but for the group where `dir` has setgid.
+    fn create(
+        &self,
+        dir: NodeId,
+        name: &[u8],
+        new: &NewFile<'_>,
+        caller: &Caller,
+    ) -> Result<NodeId>;
+
+    /// Gives the file `node` the further name `name` in `dir`.
+    fn link(&self, node: NodeId, dir: NodeId, name: &[u8]) -> Result<()>;
+
+    /// Renames `from.1` in `from.0` to `to.1` in `to.0`.
+    fn rename(&self, from: (NodeId, &[u8]), to: (NodeId, &[u8]), how: Rename) -> Result<()>;
+
+    /// Removes the name `name` of a file that is no folder.
+    fn unlink(&self, dir: NodeId, name: &[u8]) -> Result<()>;
+
+    /// Removes the empty folder `name`.
+    fn remove_dir(&self, dir: NodeId, name: &[u8]) -> Result<()>;
+
+    /// Changes attributes; all of them or, after an error, some.
+    fn set_attr(&self, node: NodeId, changes: &Changes) -> Result<()>;
+
+    /// Writes all of `data` to a regular file, which grows if it ends before.
+    fn write_at(&self, node: NodeId, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// What `fallocate` does to a regular file.
+    fn allocate(&self, node: NodeId, offset: u64, len: u64, how: Allocate) -> Result<()>;
+
+    /// Sets an extended attribute.
+    fn set_xattr(&self, node: NodeId, name: &[u8], value: &[u8], how: SetXattr) -> Result<()>;
+
+    /// Removes an extended attribute.
+    fn remove_xattr(&self, node: NodeId, name: &[u8]) -> Result<()>;
+
+    /// Returns once the file (of a folder: its entries) is on stable storage.
+    fn sync(&self, node: NodeId) -> Result<()>;
+
+    /// Returns once the whole tree is. Called at the end of a mount, too.
+    fn sync_all(&self) -> Result<()>;
+
+    /// The file is open from here on: it outlives its names until it is released as often. `write`
+    /// says that it may be written through this opening.
+    fn hold(&self, node: NodeId, write: bool) -> Result<()>;
+
+    /// One opening ended.
+    fn release(&self, node: NodeId);
+
+    /// The kernel has forgotten `node`: what is remembered of it may go, unless it is held. It is
+    /// found again by [`FileTree::lookup`] or [`FileTree::read_dir`].
+    fn forget(&self, node: NodeId);
+
+    /// The host file, open for reading and writing, whose bytes are exactly those of a held regular
+    /// file, now and until it is released: the kernel may then read and write it without us.
+    fn backing_file(&self, node: NodeId) -> Option<Arc<File>>;
+}
+
+/// A tree to serve, and whether it can be changed.
+#[derive(Debug, Clone)]
+pub enum Served {
+    /// It never changes.
+    ReadOnly(Arc<dyn FileTree>),
+    /// It does.
+    Writable(Arc<dyn WritableTree>),
+}
+
+impl Served {
+    /// Its files, for reading.
+    pub fn files(&self) -> Arc<dyn FileTree> {
+        match self {
+            Self::ReadOnly(tree) => Arc::clone(tree),
+            Self::Writable(tree) => Arc::<dyn WritableTree>::clone(tree),
+        }
+    }
+}
+
+/// Who asks for a new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Its owner.
+    pub uid: u32,
+    /// Its group, unless the folder has setgid.
+    pub gid: u32,
+    /// Permission bits it takes away where the folder has no default ACL.
+    pub umask: u16,
+}
+
+/// A file to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewFile<'a> {
+    /// What it is.
+    pub kind: FileKind,
+    /// Permission bits with setuid, setgid and sticky; not used for a symbolic link.
+    pub mode: u16,
+    /// Where a symbolic link points; empty for anything else.
+    pub target: &'a [u8],
+}
+
+/// What becomes of a file in the way of a rename.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rename {
+    /// It is replaced.
+    Replace,
+    /// The rename fails.
+    NoReplace,
+    /// It takes the other's place.
+    Exchange,
+    /// It is replaced, and a whiteout (a character device 0:0) takes the place of what moved.
+    Whiteout,
+}
+
+/// Attributes to change; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Permission bits with setuid, setgid and sticky.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Bytes of contents: cut, or grown by a hole.
+    pub size: Option<u64>,
+    /// Last read.
+    pub accessed: Option<SetTime>,
+    /// Last change of contents.
+    pub modified: Option<SetTime>,
+}
+
+/// A moment to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    /// The moment of the call.
+    Now,
+    /// This one.
+    To(Time),
+}
+
+/// What `fallocate` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocate {
+    /// Reserves room; the file grows if `grow`.
+    Reserve {
+        /// Whether the size follows.
+        grow: bool,
+    },
+    /// Makes a hole; the size stays.
+    Punch,
+    /// Makes zeros; the file grows if `grow`.
+    Zero {
+        /// Whether the size follows.
+        grow: bool,
+    },
+}
+
+/// Whether an extended attribute may, must or must not be there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetXattr {
+    /// Either.
+    Any,
+    /// It must not.
+    Create,
+    /// It must.
+    Replace,
 }
 
 #[cfg(test)]

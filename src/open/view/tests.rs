@@ -22,7 +22,7 @@ fn show(bytes: &[u8], of: View) -> Result<Shown> {
     std::fs::write(&path, bytes).unwrap();
     let opener =
         Opener { format: None, policy: Policy::default(), cache: Cache::new(Cache::MIN_CAPACITY) };
-    view(&Arc::new(opener), &Reference { path, snapshot: None }, of)
+    view(&Arc::new(opener), &Reference { path, snapshot: None }, of, None)
 }
 
 /// A disk of 4 MiB with two partitions.
@@ -43,7 +43,7 @@ fn partitioned() -> Vec<u8> {
 fn the_disk_view_has_the_disk_and_its_volumes() {
     for of in [View::Disk, View::Auto] {
         let shown = show(&partitioned(), of).unwrap();
-        let tree = &*shown.tree;
+        let tree = &*shown.tree.files();
         assert_eq!(shown.view, View::Disk);
         assert_eq!(names(tree, "/"), ["disk.img", "p1.img", "p2.img"]);
         assert_eq!(tree.attr(at(tree, "p2.img")).unwrap().size, 1 << 20);
@@ -63,7 +63,7 @@ fn a_damaged_table_still_has_a_disk() {
     bytes[446 + 4] = 0xee;
     for of in [View::Disk, View::Auto] {
         let shown = show(&bytes, of).unwrap();
-        assert_eq!(names(&*shown.tree, "/"), ["disk.img"]);
+        assert_eq!(names(&*shown.tree.files(), "/"), ["disk.img"]);
         assert!(shown.warnings[0].contains("no GPT header at LBA 1"), "{:?}", shown.warnings);
     }
     for of in [View::Files, View::Volumes] {
