@@ -6,8 +6,10 @@
 mod cache;
 mod fault;
 mod file;
+mod lock;
 mod memory;
 mod pages;
+mod storage;
 mod window;
 
 use std::fmt::Debug;
@@ -20,6 +22,8 @@ pub use fault::{Fault, FaultSource};
 pub use file::FileSource;
 pub use memory::MemorySource;
 pub use pages::Pages;
+pub(crate) use storage::StorageSource;
+pub use storage::{FileStorage, Storage};
 pub use window::Window;
 
 /// Random-access bytes of a fixed length.

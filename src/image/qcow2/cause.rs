@@ -101,6 +101,12 @@ pub(super) enum Cause {
     ZeroInVersion2 { guest: u64 },
     #[error("subcluster bitmap {bitmap:#018x} of cluster {guest:#x} contradicts itself")]
     Subclusters { guest: u64, bitmap: u64 },
+    #[error("cluster {guest:#x} at host offset {host:#x}, which is metadata")]
+    ClusterOverMetadata { guest: u64, host: u64 },
+    #[error("a cluster with {0} references")]
+    RefcountLarge(u64),
+    #[error("{what} at {host:#x} overlaps other clusters")]
+    Overlap { what: &'static str, host: u64 },
     #[error("compressed cluster at host offset {host:#x} does not decompress: {why}")]
     Compressed { host: u64, why: &'static str },
 }

@@ -17,11 +17,11 @@ pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// Most bytes of an L1 table (QEMU's limit).
 pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
 /// Most bytes of a refcount table (QEMU's limit).
-const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+pub(super) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 /// Most internal snapshots (QEMU's limit).
 const MAX_SNAPSHOTS: u64 = 65536;
 /// Longest backing file name, in bytes.
-const MAX_BACKING_NAME: u64 = 1023;
+pub(super) const MAX_BACKING_NAME: u64 = 1023;
 
 /// Bytes 0 to 71, which every version has.
 #[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -18,13 +18,13 @@ use crate::error::{Error, Result};
 use crate::wire;
 
 /// Bits 9 to 55 of an entry: a host offset.
-const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+pub(super) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 /// Bit 63: the refcount is exactly one. It says "allocated" for offset 0 of a data file.
-const COPIED: u64 = 1 << 63;
+pub(super) const COPIED: u64 = 1 << 63;
 /// Bit 62: a compressed cluster.
-const COMPRESSED: u64 = 1 << 62;
+pub(super) const COMPRESSED: u64 = 1 << 62;
 /// Bit 0: a zero cluster, in version 3 and without extended L2 entries.
-const ZERO: u64 = 1;
+pub(super) const ZERO: u64 = 1;
 
 /// An L2 entry of 128 bits.
 #[derive(Debug, FromBytes, Immutable, KnownLayout, Unaligned)]

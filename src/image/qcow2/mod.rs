@@ -1,4 +1,4 @@
-//! qcow2, versions 2 and 3, read-only.
+//! qcow2: versions 2 and 3 to read; `delta`, version 3 to write.
 //!
 //! Specification: `docs/interop/qcow2.rst` in QEMU; limits are QEMU's. Each structure of it has a
 //! file here: `header`, `extension`, `snapshot` (the snapshot table), `bitmap` (the bitmap
@@ -10,6 +10,7 @@
 mod bitmap;
 mod cause;
 mod compression;
+mod delta;
 mod extension;
 mod header;
 mod layer;
@@ -30,6 +31,7 @@ use crate::block::BlockSource;
 use crate::chain::ParentLocator;
 use crate::error::{Error, Kind, Result};
 
+pub use delta::{Backing, Delta, NewDelta, Shape};
 pub use layer::Qcow2;
 
 /// Whether `head`, the first bytes of a file, are those of a qcow2 image.
@@ -129,6 +131,7 @@ impl Image {
 
     fn snapshot_table(&self) -> Result<Vec<Snapshot>> {
         snapshot::read_table(&*self.source, &self.header)
+            .map(|(snapshots, _)| snapshots)
             .map_err(|error| error.within(self.name.clone()))
     }
 

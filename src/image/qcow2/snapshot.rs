@@ -41,8 +41,11 @@ pub(super) struct Snapshot {
     pub info: SnapshotInfo,
 }
 
-/// Reads the whole table.
-pub(super) fn read_table(source: &dyn BlockSource, header: &Header) -> Result<Vec<Snapshot>> {
+/// Reads the whole table; with it, the bytes it takes.
+pub(super) fn read_table(
+    source: &dyn BlockSource,
+    header: &Header,
+) -> Result<(Vec<Snapshot>, u64)> {
     let mut table = Table {
         source,
         start: header.snapshots_offset,
@@ -89,7 +92,7 @@ pub(super) fn read_table(source: &dyn BlockSource, header: &Header) -> Result<Ve
             },
         });
     }
-    Ok(snapshots)
+    Ok((snapshots, at - header.snapshots_offset))
 }
 
 fn text(bytes: &[u8]) -> String {
