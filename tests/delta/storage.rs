@@ -77,7 +77,7 @@ impl Memory {
     }
 }
 
-fn apply(bytes: &mut Vec<u8>, change: &Change) {
+pub fn apply(bytes: &mut Vec<u8>, change: &Change) {
     match change {
         Change::Write { at, data } => {
             let at = *at as usize;

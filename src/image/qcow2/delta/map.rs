@@ -40,6 +40,7 @@ pub(super) struct Loaded {
     pub entries: Box<[Entry]>,
     /// Entries that contradict the format or the rest of the file, which is rare.
     damaged: Vec<(usize, Cause)>,
+    /// Whether it is in the list of dirty slices.
     dirty: bool,
 }
 
@@ -225,6 +226,13 @@ impl Map {
         let mut guard = self.dirty.lock();
         let dirty = std::mem::take(&mut *guard);
         self.dirty_slices.fetch_sub(dirty.slices.len(), Ordering::Relaxed);
+        drop(guard);
+        // Between the two nothing gets lost: what changes before this is in what was taken.
+        for slice in &dirty.slices {
+            if let Some(loaded) = slice.loaded.write().as_mut() {
+                loaded.dirty = false;
+            }
+        }
         dirty
     }
 
@@ -236,10 +244,9 @@ impl Map {
         self.dirty.lock().tables.extend(dirty.tables);
     }
 
-    /// The slice as it is in the file from now on, at the end of `out`.
+    /// The slice as it is in a file, at the end of `out`.
     pub(super) fn encode(&self, slice: &Slice, out: &mut Vec<u8>) {
-        if let Some(loaded) = slice.loaded.write().as_mut() {
-            loaded.dirty = false;
+        if let Some(loaded) = &*slice.loaded.read() {
             loaded.entries.iter().for_each(|entry| entry.encode(self.geometry, out));
         }
     }
