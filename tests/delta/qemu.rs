@@ -67,7 +67,7 @@ fn foreign(seed: u64, dir: &Path) {
         let mut commands = Vec::new();
         // QEMU compresses only into clusters that are not there yet.
         for nth in (0..5).filter(|_| compressed) {
-            let at = nth * 5 * 65536;
+            let at = nth * 3 * 131_072;
             commands.push(format!("write -c -P {} {at} {}", rng.below(255), 1_u64 << bits));
         }
         for _ in 0..12 {
