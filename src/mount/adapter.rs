@@ -1,5 +1,9 @@
 //! A tree as the kernel asks about it. Thin on purpose: each request is one question to the tree.
 
+mod known;
+mod opened;
+mod write;
+
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -26,6 +30,8 @@ use super::report::Report;
 use crate::block::seek_extent;
 use crate::error::Result;
 use crate::tree::{Attr, FileKind, FileTree, NodeId};
+
+pub(super) use write::WritableAdapter;
 
 /// How long the kernel may believe what we say of names and attributes: nothing ever changes.
 const LIFETIME: Duration = Duration::from_secs(1 << 30);

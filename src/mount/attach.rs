@@ -23,11 +23,11 @@ const DEVICE: &str = "/dev/fuse";
 const FUSERMOUNT: &str = "fusermount3";
 
 /// Mounts at `point`; the connection to serve it on.
-pub(super) fn attach(point: &Path, options: &Options) -> Result<OwnedFd> {
+pub(super) fn attach(point: &Path, options: &Options, writable: bool) -> Result<OwnedFd> {
     let device = open_device()?;
-    match mount_directly(&device, point, options) {
+    match mount_directly(&device, point, options, writable) {
         Ok(()) => Ok(device),
-        Err(Errno::PERM) => mount_by_fusermount(point, options),
+        Err(Errno::PERM) => mount_by_fusermount(point, options, writable),
         Err(error) => Err(Error::io(error.into()).within("mounting")),
     }
 }
@@ -52,8 +52,10 @@ fn mount_directly(
     device: &OwnedFd,
     point: &Path,
     options: &Options,
+    writable: bool,
 ) -> std::result::Result<(), Errno> {
-    let mut flags = MountFlags::RDONLY;
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::RDONLY, !writable);
     flags.set(MountFlags::NOSUID, !options.suid);
     flags.set(MountFlags::NODEV, !options.dev);
     flags.set(MountFlags::NOEXEC, options.noexec);
@@ -75,7 +77,7 @@ fn mount_directly(
 
 /// `fusermount3` mounts and hands the connection over through a socket, whose number it finds in
 /// `_FUSE_COMMFD`: here its standard input, which it has no other use for.
-fn mount_by_fusermount(point: &Path, options: &Options) -> Result<OwnedFd> {
+fn mount_by_fusermount(point: &Path, options: &Options, writable: bool) -> Result<OwnedFd> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -86,7 +88,7 @@ fn mount_by_fusermount(point: &Path, options: &Options) -> Result<OwnedFd> {
     .within(|| FUSERMOUNT)?;
     let child = Command::new(FUSERMOUNT)
         .arg("-o")
-        .arg(fusermount_options(options))
+        .arg(fusermount_options(options, writable))
         .arg("--")
         .arg(point)
         .env("_FUSE_COMMFD", "0")
@@ -103,8 +105,8 @@ fn mount_by_fusermount(point: &Path, options: &Options) -> Result<OwnedFd> {
     }
 }
 
-fn fusermount_options(options: &Options) -> OsString {
-    let mut list = String::from("ro");
+fn fusermount_options(options: &Options, writable: bool) -> OsString {
+    let mut list = String::from(if writable { "rw" } else { "ro" });
     for (flag, name) in [
         (!options.suid, "nosuid"),
         (options.suid, "suid"),
@@ -239,7 +241,7 @@ mod tests {
     fn a_name_cannot_add_mount_options() {
         let options = Options { name: "a,suid\\".into(), ..Options::default() };
         assert_eq!(
-            fusermount_options(&options).as_bytes(),
+            fusermount_options(&options, false).as_bytes(),
             b"ro,nosuid,nodev,subtype=strata,fsname=a\\,suid\\\\"
         );
     }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo};
+use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 
-use crate::tree::{Attr, Device, FileKind, NodeId, Time};
+use crate::tree::{Attr, Device, FileKind, NodeId, SetTime, Time};
 
 /// Which node has which inode number.
 ///
@@ -102,6 +102,45 @@ pub(super) fn file_type(kind: FileKind) -> (FileType, u32) {
 /// 12 bits of major number, 20 of minor, of which the upper 12 lie above the major's.
 fn encode_device(Device { major, minor }: Device) -> u32 {
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12
+}
+
+/// What a file of this `mode` is, with the device number `rdev` in the kernel's `new_encode_dev`
+/// form; `None` for what no file is.
+pub(super) fn file_kind(mode: u32, rdev: u32) -> Option<FileKind> {
+    let device =
+        Device { major: rdev >> 8 & 0xfff, minor: (rdev & 0xff) | (rdev >> 12 & 0xf_ff00) };
+    match mode & libc::S_IFMT {
+        0 | libc::S_IFREG => Some(FileKind::Regular),
+        libc::S_IFIFO => Some(FileKind::Fifo),
+        libc::S_IFSOCK => Some(FileKind::Socket),
+        libc::S_IFCHR => Some(FileKind::CharDevice(device)),
+        libc::S_IFBLK => Some(FileKind::BlockDevice(device)),
+        _ => None,
+    }
+}
+
+/// Permission bits with setuid, setgid and sticky.
+pub(super) fn permissions(mode: u32) -> u16 {
+    (mode & 0o7777) as u16
+}
+
+/// The moment the kernel sets. Of one before 1970 `fuser` takes the nanoseconds away from the
+/// second instead of adding them: they are put right here.
+pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+    let time = match time {
+        TimeOrNow::Now => return SetTime::Now,
+        TimeOrNow::SpecificTime(time) => time,
+    };
+    SetTime::To(match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => Time {
+            seconds: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            nanos: after.subsec_nanos(),
+        },
+        Err(before) => Time {
+            seconds: i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |n| -n),
+            nanos: before.duration().subsec_nanos(),
+        },
+    })
 }
 
 fn system_time(Time { seconds, nanos }: Time) -> SystemTime {

@@ -22,15 +22,16 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, Filesystem, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::tree::Served;
+use crate::tree::{Served, WritableTree};
 
 use linger::Linger;
 
@@ -81,6 +82,8 @@ pub struct Mounted {
     /// What tells this mount from a later one on the same folder.
     device: (u32, u32),
     serving: Option<JoinHandle<io::Result<()>>>,
+    /// What is to be on stable storage at the end.
+    changed: Option<Arc<dyn WritableTree>>,
     /// At its end once the last serving thread is.
     ended: UnixStream,
     signals: Signals,
@@ -98,7 +101,8 @@ pub fn mount(tree: Served, at: &Path, options: &Options) -> Result<Mounted> {
     let named = || at.display().to_string();
     let point = stale::prepare(at)?;
     let signals = Signals::catch(options.background).within(|| "catching signals")?;
-    let connection = attach::attach(&point, options).within(named)?;
+    let writable = matches!(tree, Served::Writable(_));
+    let connection = attach::attach(&point, options, writable).within(named)?;
     serve(tree, &point, connection, signals, options)
         .inspect_err(|_| {
             let _ = attach::detach(&point, How::Lazy);
@@ -121,11 +125,32 @@ fn serve(
     config.n_threads = Some(options.threads());
     config.clone_fd = true;
     let linger = Linger::new(&connection).within(|| "serving")?;
-    let adapter = adapter::Adapter::new(tree.files(), options.permissions(), linger);
     // The kernel lets nobody in but the owner by itself: no second check per request.
-    let session = Session::from_fd(adapter, connection, SessionACL::All, config)
-        .within(|| "greeting the kernel")?;
+    let (serving, changed, ended) = match tree {
+        Served::ReadOnly(tree) => {
+            let adapter = adapter::Adapter::new(tree, options.permissions(), linger);
+            let session = Session::from_fd(adapter, connection, SessionACL::All, config);
+            let (serving, ended) = run(session)?;
+            (serving, None, ended)
+        }
+        Served::Writable(tree) => {
+            let changed = Arc::clone(&tree);
+            let adapter = adapter::WritableAdapter::new(tree, options.permissions(), linger);
+            let session = Session::from_fd(adapter, connection, SessionACL::All, config);
+            let (serving, ended) = run(session)?;
+            (serving, Some(changed), ended)
+        }
+    };
     raise_readahead(device);
+    let serving = Some(serving);
+    Ok(Mounted { point: point.to_owned(), device, serving, changed, ended, signals })
+}
+
+/// Serves `session` on a thread of its own; the stream ends when that does.
+fn run<F: Filesystem>(
+    session: io::Result<Session<F>>,
+) -> Result<(JoinHandle<io::Result<()>>, UnixStream)> {
+    let session = session.within(|| "greeting the kernel")?;
     let (ended, guard) = UnixStream::pair().within(|| "serving")?;
     let serving = thread::Builder::new()
         .name("strata-serve".to_owned())
@@ -134,7 +159,7 @@ fn serve(
             session.run()
         })
         .within(|| "serving")?;
-    Ok(Mounted { point: point.to_owned(), device, serving: Some(serving), ended, signals })
+    Ok((serving, ended))
 }
 
 /// The signals that unmount.
@@ -186,8 +211,10 @@ impl Mounted {
     /// If it is in use at that moment, it is taken out of the tree of names and served on until
     /// its last user is gone, or until the next signal.
     ///
+    /// What was written is on stable storage when this returns.
+    ///
     /// # Errors
-    /// What ended the serving, if not an unmount.
+    /// What ended the serving, if not an unmount, and what kept changes from stable storage.
     pub fn wait(mut self) -> Result<()> {
         let mut leaving = false;
         loop {
@@ -210,7 +237,7 @@ impl Mounted {
             if leaving {
                 // The process ends, and with it what is left of the mount.
                 self.serving = None;
-                return Ok(());
+                return self.sync();
             }
             leaving = true;
             self.leave()?;
@@ -249,7 +276,15 @@ impl Mounted {
         if self.is_attached() {
             let _ = attach::detach(&self.point, How::Lazy);
         }
-        served
+        self.sync().and(served)
+    }
+
+    /// Brings what was written to stable storage.
+    fn sync(&mut self) -> Result<()> {
+        match self.changed.take() {
+            Some(changed) => changed.sync_all().within(|| self.point.display().to_string()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -267,6 +302,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long the end of a server is waited for once it is unmounted.
 const FAREWELL: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// The same where it has changes to bring to stable storage.
+const LONG_FAREWELL: Timespec = Timespec { tv_sec: 600, tv_nsec: 0 };
 
 /// How [`unmount`] goes about it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -304,6 +342,8 @@ pub fn unmount(at: &Path, how: Unmount) -> Result<()> {
         return attach::detach(&point, How::Lazy).within(named);
     }
     let server = server(there.device);
+    // The server may have no terminal left to tell of what it cannot keep.
+    let kept = if there.writable && server.is_some() { sync(&point) } else { Ok(()) };
     match attach::detach(&point, How::Idle) {
         Err(error) if error.cause::<Busy>().is_some() => {
             if server.is_some() || patiently(&point, stale::is_dead) != Some(true) {
@@ -316,9 +356,18 @@ pub fn unmount(at: &Path, how: Unmount) -> Result<()> {
     }
     if let Some(server) = server {
         let mut end = [PollFd::new(&server, PollFlags::IN)];
-        let _ = rustix::event::poll(&mut end, Some(&FAREWELL));
+        let farewell = if there.writable { &LONG_FAREWELL } else { &FAREWELL };
+        let _ = rustix::event::poll(&mut end, Some(farewell));
     }
-    Ok(())
+    kept.within(|| "changes may be lost").within(named)
+}
+
+/// Brings what was written to the mount on `point` to stable storage.
+fn sync(point: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(point, flags, Mode::empty())?;
+    rustix::fs::syncfs(&root)?;
+    Ok(rustix::fs::fsync(&root)?)
 }
 
 /// The error of a mount in use, which names who uses it.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::error::Error;
 use crate::tree::NodeId;
 
-use super::errno::is_worth_a_line;
+use super::errno::{is_trouble, is_worth_a_line};
 
 /// Different failures that are told; what comes after is not.
 const MOST: usize = 1000;
@@ -24,6 +24,13 @@ impl Report {
     /// Logs that `operation` on `node` failed, unless the same error was told before.
     pub(super) fn failed(&self, operation: &str, node: NodeId, error: &Error) {
         if is_worth_a_line(error.kind()) {
+            self.line(operation, node, &error.to_string());
+        }
+    }
+
+    /// Logs that the change `operation` of `node` failed, if that is more than an answer.
+    pub(super) fn change_failed(&self, operation: &str, node: NodeId, error: &Error) {
+        if is_trouble(error) {
             self.line(operation, node, &error.to_string());
         }
     }

@@ -20,6 +20,8 @@ pub(super) struct Entry {
     pub(super) fstype: String,
     /// What is mounted: for a mount of ours the reference.
     pub(super) source: OsString,
+    /// Whether it can be written to.
+    pub(super) writable: bool,
 }
 
 impl Entry {
@@ -51,6 +53,7 @@ fn entry(line: &[u8]) -> Option<Entry> {
     let device = str::from_utf8(fields.nth(2)?).ok()?;
     let (major, minor) = device.split_once(':')?;
     let point = fields.nth(1)?;
+    let writable = fields.next()?.split(|&byte| byte == b',').any(|option| option == b"rw");
     // Optional fields end in a lone hyphen.
     fields.find(|field| *field == b"-")?;
     let fstype = fields.next()?;
@@ -60,6 +63,7 @@ fn entry(line: &[u8]) -> Option<Entry> {
         device: (major.parse().ok()?, minor.parse().ok()?),
         fstype: unescape(fstype).to_string_lossy().into_owned(),
         source: unescape(source),
+        writable,
     })
 }
 
@@ -105,9 +109,9 @@ mod tests {
         assert_eq!(all[0].point, Path::new("/mnt/a b\\"));
         assert_eq!(all[0].device, (0, 61));
         assert_eq!(all[0].source, "disk.qcow2::x\ny");
-        assert!(all[0].is_ours());
+        assert!(all[0].is_ours() && !all[0].writable);
         assert_eq!(all[1].fstype, "ext4");
-        assert!(!all[1].is_ours());
+        assert!(!all[1].is_ours() && all[1].writable);
     }
 
     #[test]

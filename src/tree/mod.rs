@@ -235,6 +235,13 @@ pub trait WritableTree: FileTree {
     /// The host file, open for reading and writing, whose bytes are exactly those of a held regular
     /// file, now and until it is released: the kernel may then read and write it without us.
     fn backing_file(&self, node: NodeId) -> Option<Arc<File>>;
+
+    /// Whether files have bytes in common, so that a write to one changes others, and whether they
+    /// cannot grow: a disk and its partitions do so. The kernel then keeps nothing back of what is
+    /// written, and what it has cached of a file is dropped once another was written.
+    fn shares_bytes(&self) -> bool {
+        false
+    }
 }
 
 /// A tree to serve, and whether it can be changed.
