@@ -3,23 +3,23 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use super::{BlockSource, Extent, check_range};
+use super::{BlockSink, BlockSource, Extent, check_range};
 use crate::error::{Error, Kind, Result};
 
-/// `len` bytes of `source` from `start`, addressed from 0.
-#[derive(Debug, Clone)]
-pub struct Window {
-    source: Arc<dyn BlockSource>,
+/// `len` bytes of a source or sink from `start`, addressed from 0.
+#[derive(Debug)]
+pub struct Window<S: ?Sized = dyn BlockSource> {
+    source: Arc<S>,
     start: u64,
     len: u64,
 }
 
-impl Window {
+impl<S: BlockSource + ?Sized> Window<S> {
     /// The window of `len` bytes at `start`.
     ///
     /// # Errors
     /// [`Kind::OutOfBounds`] if it does not lie within `source`.
-    pub fn new(source: Arc<dyn BlockSource>, start: u64, len: u64) -> Result<Self> {
+    pub fn new(source: Arc<S>, start: u64, len: u64) -> Result<Self> {
         if start.checked_add(len).is_none_or(|end| end > source.len()) {
             return Err(Error::new(
                 Kind::OutOfBounds,
@@ -35,7 +35,7 @@ impl Window {
     }
 }
 
-impl BlockSource for Window {
+impl<S: BlockSource + ?Sized> BlockSource for Window<S> {
     fn len(&self) -> u64 {
         self.len
     }
@@ -54,5 +54,24 @@ impl BlockSource for Window {
         (self.start == 0 && self.len == self.source.len())
             .then(|| self.source.whole_file())
             .flatten()
+    }
+}
+
+impl<S: BlockSink + ?Sized> BlockSink for Window<S> {
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        check_range(offset, data.len(), self.len)?;
+        self.source.write_at(self.start + offset, data)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            let message = format!("{len:#x} bytes at {offset:#x} pass the end at {:#x}", self.len);
+            return Err(Error::new(Kind::OutOfBounds, message));
+        }
+        self.source.write_zeroes(self.start + offset, len)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.source.flush()
     }
 }

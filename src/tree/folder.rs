@@ -1,23 +1,35 @@
 //! A small fixed tree in memory: the folders and disk files a view shows.
 
+mod write;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::{Attr, DirEntry, FileKind, FileTree, NodeId, StatFs, Time};
-use crate::block::{BlockSource, Extent};
+use crate::block::{BlockSink, BlockSource, Extent};
 use crate::error::{Error, Kind, Result};
+
+use write::Times;
 
 /// Bytes of the longest name.
 const NAME_MAX: usize = 255;
 
-/// A tree of folders, symbolic links and regular files, each file being a source. Built once, then
-/// only read. Nodes count from 1, the root, in the order they were added.
+/// A tree of folders, symbolic links and regular files, each file being a source or sink. Built
+/// once; from then on nothing but the contents of sinks changes. Nodes count from 1, the root, in
+/// the order they were added.
+///
+/// As a [`WritableTree`](super::WritableTree) its sinks are taken for parts of one disk, which may
+/// overlap.
 #[derive(Debug)]
 pub struct Folder {
     nodes: Vec<Node>,
     uid: u32,
     gid: u32,
+    /// When a sink was last written to.
+    written: Mutex<Option<Time>>,
 }
 
 #[derive(Debug)]
@@ -30,6 +42,7 @@ struct Node {
 enum Content {
     Folder(Entries),
     File { source: Arc<dyn BlockSource>, blocks: u64 },
+    Sink { sink: Arc<dyn BlockSink>, blocks: u64, times: Mutex<Times> },
     Symlink(Vec<u8>),
 }
 
@@ -44,7 +57,7 @@ impl Folder {
     /// An empty tree whose files belong to `uid` and `gid`; its root was changed at `modified`.
     pub fn new(uid: u32, gid: u32, modified: Time) -> Self {
         let root = Node { content: Content::Folder(Entries::default()), modified };
-        Self { nodes: vec![root], uid, gid }
+        Self { nodes: vec![root], uid, gid, written: Mutex::default() }
     }
 
     /// Adds a folder, which anyone may enter and nobody may write.
@@ -72,6 +85,24 @@ impl Folder {
     ) -> Result<NodeId> {
         let blocks = allocated.min(source.len()).div_ceil(512);
         self.add(parent, name, Node { content: Content::File { source, blocks }, modified })
+    }
+
+    /// Adds a file with the bytes of `sink`, which its owner may write where the tree is served so;
+    /// otherwise as [`Folder::add_file`].
+    ///
+    /// # Errors
+    /// As [`Folder::add_folder`].
+    pub fn add_sink(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        sink: Arc<dyn BlockSink>,
+        allocated: u64,
+        modified: Time,
+    ) -> Result<NodeId> {
+        let blocks = allocated.min(sink.len()).div_ceil(512);
+        let content = Content::Sink { sink, blocks, times: Mutex::default() };
+        self.add(parent, name, Node { content, modified })
     }
 
     /// Adds a symbolic link.
@@ -126,15 +157,16 @@ impl Folder {
     fn entries(&self, id: NodeId) -> Result<&Entries> {
         match &self.node(id)?.content {
             Content::Folder(entries) => Ok(entries),
-            Content::File { .. } | Content::Symlink(_) => {
+            Content::File { .. } | Content::Sink { .. } | Content::Symlink(_) => {
                 Err(Error::new(Kind::NotADirectory, "not a folder"))
             }
         }
     }
 
-    fn source(&self, id: NodeId) -> Result<&Arc<dyn BlockSource>> {
+    fn source(&self, id: NodeId) -> Result<&dyn BlockSource> {
         match &self.node(id)?.content {
-            Content::File { source, .. } => Ok(source),
+            Content::File { source, .. } => Ok(source.as_ref()),
+            Content::Sink { sink, .. } => Ok(sink.as_ref()),
             Content::Folder(_) => Err(Error::new(Kind::IsADirectory, "is a folder")),
             Content::Symlink(_) => Err(Error::new(Kind::Usage, "is a symbolic link")),
         }
@@ -163,7 +195,14 @@ impl FileTree for Folder {
             Content::File { source, blocks } => {
                 (FileKind::Regular, 0o444, 1, source.len(), *blocks)
             }
+            Content::Sink { sink, blocks, .. } => {
+                (FileKind::Regular, 0o644, 1, sink.len(), *blocks)
+            }
             Content::Symlink(target) => (FileKind::Symlink, 0o777, 1, target.len() as u64, 0),
+        };
+        let (accessed, modified, changed) = match &node.content {
+            Content::Sink { times, .. } => times.lock().shown(node.modified, *self.written.lock()),
+            _ => (node.modified, node.modified, node.modified),
         };
         Ok(Attr {
             node: id,
@@ -174,9 +213,9 @@ impl FileTree for Folder {
             links,
             size,
             blocks,
-            accessed: node.modified,
-            modified: node.modified,
-            changed: node.modified,
+            accessed,
+            modified,
+            changed,
             created: None,
         })
     }
@@ -200,7 +239,7 @@ impl FileTree for Folder {
     fn read_link(&self, id: NodeId) -> Result<Vec<u8>> {
         match &self.node(id)?.content {
             Content::Symlink(target) => Ok(target.clone()),
-            Content::Folder(_) | Content::File { .. } => {
+            Content::Folder(_) | Content::File { .. } | Content::Sink { .. } => {
                 Err(Error::new(Kind::Usage, "is no symbolic link"))
             }
         }
@@ -236,6 +275,7 @@ impl FileTree for Folder {
     fn statfs(&self) -> Result<StatFs> {
         let blocks = self.nodes.iter().map(|node| match &node.content {
             Content::File { source, .. } => source.len().div_ceil(4096),
+            Content::Sink { sink, .. } => sink.len().div_ceil(4096),
             Content::Folder(_) | Content::Symlink(_) => 0,
         });
         Ok(StatFs {
@@ -250,6 +290,10 @@ impl FileTree for Folder {
     }
 
     fn whole_file(&self, id: NodeId) -> Option<&File> {
-        self.source(id).ok()?.whole_file()
+        match &self.node(id).ok()?.content {
+            Content::File { source, .. } => source.whole_file(),
+            // What is written goes through the sink, whatever file is behind it.
+            Content::Sink { .. } | Content::Folder(_) | Content::Symlink(_) => None,
+        }
     }
 }

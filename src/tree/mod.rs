@@ -242,6 +242,12 @@ pub trait WritableTree: FileTree {
     fn shares_bytes(&self) -> bool {
         false
     }
+
+    /// Whether any file has, or can be given, an extended attribute. If not, the kernel saves
+    /// asking for `security.capability` before each write.
+    fn has_xattrs(&self) -> bool {
+        true
+    }
 }
 
 /// A tree to serve, and whether it can be changed.

@@ -1,6 +1,8 @@
 //! A tree of files in memory, for tests of what reads trees.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+pub mod writable;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -27,8 +27,7 @@ use crate::mount::errno::change_errno;
 use crate::mount::inode::{blank_attr, file_attr, file_kind, permissions, set_time};
 use crate::mount::linger::Linger;
 use crate::tree::{
-    Allocate, Caller, Changes, FileKind, FileTree, NewFile, NodeId, Rename, SetXattr,
-    WritableTree,
+    Allocate, Caller, Changes, FileKind, FileTree, NewFile, NodeId, Rename, SetXattr, WritableTree,
 };
 
 /// The FUSE side of a tree that can be changed. What only reads is left to [`Adapter`].
@@ -54,14 +53,13 @@ impl WritableAdapter {
     ) -> Self {
         let files: Arc<dyn FileTree> = Arc::<dyn WritableTree>::clone(&tree);
         let shares_bytes = tree.shares_bytes();
-        let asked = tree.xattr(tree.root(), b"security.capability");
         Self {
             read: Adapter::new(files, permissions, linger),
             known: Known::new(Arc::clone(&tree)),
             opened: Opened::new(),
             lifetime: if shares_bytes { FOR_ONCE } else { LIFETIME },
             shares_bytes,
-            xattrs: !asked.is_err_and(|error| error.kind() == Kind::Unsupported),
+            xattrs: tree.has_xattrs(),
             tree,
         }
     }
