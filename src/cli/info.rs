@@ -12,6 +12,7 @@ use super::{OpenArgs, Outcome, output, stdout, text, warn};
 use crate::error::{Error, Kind, Result};
 use crate::fs::Info;
 use crate::image::{Details, ImageInfo, SnapshotInfo};
+use crate::open::cow::OWN_NAME;
 use crate::open::view::{Survey, SurveyedVolume, survey};
 use crate::open::{Disk, Reference};
 use crate::tree::Time;
@@ -228,6 +229,9 @@ fn format(image: &ImageInfo) -> String {
     if let Some(file) = &details.data_file {
         let raw = if details.data_file_raw { "raw " } else { "" };
         let _ = write!(told, ", {raw}data file {file}");
+    }
+    if image.backing.as_deref().is_some_and(|name| name.starts_with(OWN_NAME)) {
+        told.push_str(", a delta above a snapshot, which only strata can name");
     }
     told
 }

@@ -46,6 +46,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "SIZE", help_heading = "Changes", value_parser = super::parse_size)]
     size: Option<u64>,
 
+    /// Show the disk with its changes and allow no more of them
+    #[arg(long, help_heading = "Changes")]
+    read_only: bool,
+
     /// Let other users in; the permissions of each file then hold
     #[arg(long)]
     allow_other: bool,
@@ -124,7 +128,8 @@ fn serve(args: &Args, ready: Option<OwnedFd>) -> Result<()> {
     if let Some(Cow::Delta { path, .. } | Cow::Upper { dir: path, .. }) = &mut cow {
         *path = absolute(path)?;
     }
-    let cow = cow.as_ref().map(|cow| (cow, Purpose::Change));
+    let purpose = if args.read_only { Purpose::Read } else { Purpose::Change };
+    let cow = cow.as_ref().map(|cow| (cow, purpose));
     let shown = view(&opener, &reference, args.tree.view, cow)?;
     super::warn(&shown.warnings);
     let options = mount::Options {
@@ -146,7 +151,9 @@ fn serve(args: &Args, ready: Option<OwnedFd>) -> Result<()> {
         // Whoever waits for it may have gone: the mount stands all the same.
         let _ = rustix::io::write(ready, &[READY]);
     }
-    mounted.wait()
+    let served = mounted.wait();
+    let closed = shown.delta.map_or(Ok(()), |delta| delta.close());
+    closed.and(served)
 }
 
 /// What says that the mount serves.

@@ -51,6 +51,8 @@ struct Opened {
     format: Format,
     /// Where names in it are relative to.
     folder: PathBuf,
+    /// The snapshot of it that is meant.
+    snapshot: Option<String>,
 }
 
 /// A chain while it is being put together, top first.
@@ -72,6 +74,16 @@ impl Opener {
     /// [`Kind::Refused`] by policy, [`Kind::NotFound`] for a file or snapshot that is not there,
     /// and what reading the images' headers finds.
     pub fn disk(&self, reference: &Reference) -> Result<Disk> {
+        self.stack(None, reference)
+    }
+
+    /// Opens the disk `reference` names below the changes of the delta at `delta`, which is known
+    /// to belong to it. Both are only read.
+    fn disk_with(&self, delta: &Path, reference: &Reference) -> Result<Disk> {
+        self.stack(Some(delta), reference)
+    }
+
+    fn stack(&self, delta: Option<&Path>, reference: &Reference) -> Result<Disk> {
         let path = &reference.path;
         let source = FileSource::open(path)?;
         let named = || path.display().to_string();
@@ -79,7 +91,7 @@ impl Opener {
             Some(format) => format,
             None => image::probe(&source).within(named)?,
         };
-        if format == Format::Raw {
+        if format == Format::Raw && (delta.is_none() || reference.snapshot.is_some()) {
             return self.raw_disk(reference, source);
         }
         let folder = std::path::absolute(path).within(named)?;
@@ -93,10 +105,16 @@ impl Opener {
             snapshots: Vec::new(),
             warnings: Vec::new(),
         };
-        let mut next = Some(Opened { source, format, folder });
-        let mut snapshot = reference.snapshot.as_deref();
+        if let Some(delta) = delta {
+            let source = FileSource::open(delta)?;
+            assembly.identities.push(source.identity());
+            let folder = delta.parent().unwrap_or(Path::new("/"));
+            assembly.add_qcow2(source, folder, None)?;
+        }
+        let snapshot = reference.snapshot.clone();
+        let mut next = Some(Opened { source, format, folder, snapshot });
         while let Some(opened) = next {
-            next = assembly.add(opened, snapshot.take())?;
+            next = assembly.add(opened)?;
         }
         let Assembly { layers, chain, snapshots, warnings, .. } = assembly;
         let source = Arc::new(Chain::new(layers, Arc::clone(&self.cache))?);
@@ -142,8 +160,8 @@ fn raw_info(source: &FileSource) -> Result<ImageInfo> {
 
 impl Assembly<'_> {
     /// Adds `opened` as the lowest layer so far and opens the one below it, if there is one.
-    fn add(&mut self, opened: Opened, snapshot: Option<&str>) -> Result<Option<Opened>> {
-        let Opened { source, format, folder } = opened;
+    fn add(&mut self, opened: Opened) -> Result<Option<Opened>> {
+        let Opened { source, format, folder, snapshot } = opened;
         let identity = source.identity();
         if self.identities.contains(&identity) {
             let message = "is its own backing file, by way of the chain it is in";
@@ -153,22 +171,37 @@ impl Assembly<'_> {
         }
         self.identities.push(identity);
         self.warnings.extend(written_to(&source));
-        match format {
-            Format::Raw => {
+        match (format, snapshot) {
+            (Format::Raw, Some(snapshot)) => {
+                let message = format!("no snapshot \"{snapshot}\": a raw image has none");
+                Err(Error::new(Kind::NotFound, message).within(source.path().display().to_string()))
+            }
+            (Format::Raw, None) => {
                 self.chain.push(raw_info(&source)?);
                 self.layers.push(Arc::new(Raw::new(Arc::new(source))));
                 Ok(None)
             }
-            Format::Qcow2 => self.add_qcow2(source, &folder, snapshot),
+            (Format::Qcow2, snapshot) => {
+                let name = source.path().display().to_string();
+                match self.add_qcow2(source, &folder, snapshot.as_deref())? {
+                    Some(parent) => {
+                        let below = self.parent(&parent, &folder);
+                        below.within(|| format!("{name}: backing file")).map(Some)
+                    }
+                    None => Ok(None),
+                }
+            }
         }
     }
+
+    /// Adds a qcow2 image as the lowest layer so far; how it names the one below it.
 
     fn add_qcow2(
         &mut self,
         source: FileSource,
         folder: &Path,
         snapshot: Option<&str>,
-    ) -> Result<Option<Opened>> {
+    ) -> Result<Option<ParentLocator>> {
         let path = source.path().to_owned();
         let name = path.display().to_string();
         let allocated = source.allocated()?;
@@ -201,13 +234,7 @@ impl Assembly<'_> {
             details: Details::Qcow2(info),
         });
         self.layers.push(Arc::new(layer));
-        match image.parent() {
-            Some(parent) => {
-                let below = self.parent(parent, folder);
-                below.within(|| format!("{name}: backing file")).map(Some)
-            }
-            None => Ok(None),
-        }
+        Ok(image.parent().cloned())
     }
 
     fn data_file(
@@ -243,7 +270,8 @@ impl Assembly<'_> {
             let message = format!("a chain of more than {limit} images");
             return Err(Error::new(Kind::Refused, message));
         }
-        let Admitted { source, folder, format } = self.gate.open(&parent.name, folder)?;
+        let (name, snapshot) = cow::parse_backing(&parent.name);
+        let Admitted { source, folder, format } = self.gate.open(name, folder)?;
         let shown = || format!("\"{}\"", parent.name.display());
         let declared = match parent.format.as_deref().filter(|format| !format.is_empty()) {
             // The names of QEMU's protocols for what is read as it is.
@@ -255,7 +283,7 @@ impl Assembly<'_> {
             Some(format) => format,
             None => undeclared(&source).within(shown)?,
         };
-        Ok(Opened { source, format, folder })
+        Ok(Opened { source, format, folder, snapshot })
     }
 }
 

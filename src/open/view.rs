@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::cow::{Cow, Purpose};
 use super::system::Contents;
 use super::{Disk, Opener, Reference, names};
-use crate::block::BlockSink;
+use crate::block::{BlockSink, Window};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::fs;
+use crate::image::qcow2::Delta;
 use crate::tree::composed::Composed;
 use crate::tree::folder::Folder;
 use crate::tree::{FileTree, Served, Time};
@@ -78,12 +79,14 @@ pub struct Shown {
     pub view: View,
     /// What an operator should know, one line each.
     pub warnings: Vec<String>,
+    /// Where changes of the disk go. It is to be closed once the tree is served no more.
+    pub delta: Option<Arc<Delta>>,
 }
 
 /// Opens what `reference` names and shows it as `view`, with the changes of `cow`.
 ///
-/// A delta makes the disk view writable; the other views then show the changed disk. An upper makes
-/// whatever tree is shown writable.
+/// A delta to be written makes the disk view writable, which [`View::Auto`] then means; one to be
+/// read changes the disk that any view shows. An upper makes whatever tree is shown writable.
 ///
 /// # Errors
 /// As [`Opener::disk`]; [`Kind::NotFound`] or [`Kind::Unsupported`] if there is nothing of that
@@ -95,14 +98,23 @@ pub fn view(
     cow: Option<(&Cow, Purpose)>,
 ) -> Result<Shown> {
     let mut disk = opener.disk(reference)?;
-    let warnings = std::mem::take(&mut disk.warnings);
-    let mut sink = None;
-    if let Some((cow @ (Cow::Delta { .. } | Cow::Scratch { .. }), Purpose::Change)) = cow {
-        let delta = super::cow::delta(opener, reference, &disk, cow)?;
-        disk.source = Arc::<dyn BlockSink>::clone(&delta);
-        sink = Some(delta);
+    let mut view = view;
+    let mut delta = None;
+    match cow {
+        Some((cow @ (Cow::Delta { .. } | Cow::Scratch { .. }), Purpose::Change)) => {
+            view = writable(view)?;
+            let opened = super::cow::delta(opener, reference, &disk, cow)?;
+            disk.source = Arc::<Delta>::clone(&opened);
+            delta = Some(opened);
+        }
+        Some((Cow::Delta { path, .. }, Purpose::Read)) => {
+            super::cow::belongs(opener, reference, &disk, path)?;
+            disk = opener.disk_with(path, reference)?;
+        }
+        Some((Cow::Scratch { .. }, Purpose::Read) | (Cow::Upper { .. }, _)) | None => {}
     }
-    let stage = Stage { opener, reference, disk, sink, warnings };
+    let warnings = std::mem::take(&mut disk.warnings);
+    let stage = Stage { opener, reference, disk, delta, warnings };
     let shown = match view {
         View::Auto => stage.auto(),
         View::Files => stage.files(),
@@ -117,14 +129,26 @@ pub fn view(
     Ok(shown)
 }
 
+/// The view a delta is written through.
+fn writable(view: View) -> Result<View> {
+    match view {
+        View::Auto | View::Disk => Ok(View::Disk),
+        View::Files | View::Volumes | View::Snapshots => {
+            let message = format!("a delta cannot be written through the {view} view");
+            Err(Error::new(Kind::Usage, message).with_hint(
+                "--view disk writes to the disk; to change files, give --cow a folder: --cow UPPER/",
+            ))
+        }
+    }
+}
+
 /// A disk on its way to being shown.
 struct Stage<'a> {
     opener: &'a Arc<Opener>,
     reference: &'a Reference,
     disk: Disk,
     /// The disk again, if it can be written.
-    #[expect(dead_code, reason = "STUB: the disk view becomes writable through it")]
-    sink: Option<Arc<dyn BlockSink>>,
+    delta: Option<Arc<Delta>>,
     warnings: Vec<String>,
 }
 
@@ -134,7 +158,7 @@ impl Stage<'_> {
     }
 
     fn shown(self, tree: Arc<dyn FileTree>, view: View) -> Shown {
-        Shown { tree: Served::ReadOnly(tree), view, warnings: self.warnings }
+        Shown { tree: Served::ReadOnly(tree), view, warnings: self.warnings, delta: self.delta }
     }
 
     fn auto(mut self) -> Result<Shown> {
@@ -226,14 +250,26 @@ impl Stage<'_> {
         let allocated = self.disk.chain.iter().map(|image| image.allocated);
         let allocated = allocated.fold(0, u64::saturating_add);
         let disk = &self.disk.source;
-        folder.add_file(root, b"disk.img", Arc::clone(disk), allocated, changed)?;
         // A table that cannot be read has been warned of.
         let table = volume::scan(disk).unwrap_or_default();
-        for volume in table.iter().flat_map(|table| &table.volumes) {
+        let volumes = table.iter().flat_map(|table| &table.volumes);
+        let Some(delta) = self.delta.clone() else {
+            folder.add_file(root, b"disk.img", Arc::clone(disk), allocated, changed)?;
+            for volume in volumes {
+                let name = format!("p{}.img", volume.number);
+                folder.add_file(root, name.as_bytes(), volume.window(disk)?, allocated, changed)?;
+            }
+            return Ok(self.shown(Arc::new(folder), View::Disk));
+        };
+        let sink: Arc<dyn BlockSink> = delta;
+        folder.add_sink(root, b"disk.img", Arc::clone(&sink), allocated, changed)?;
+        for volume in volumes {
             let name = format!("p{}.img", volume.number);
-            folder.add_file(root, name.as_bytes(), volume.window(disk)?, allocated, changed)?;
+            let window = Window::new(Arc::clone(&sink), volume.start, volume.len)?;
+            folder.add_sink(root, name.as_bytes(), Arc::new(window), allocated, changed)?;
         }
-        Ok(self.shown(Arc::new(folder), View::Disk))
+        let tree = Served::Writable(Arc::new(folder));
+        Ok(Shown { tree, view: View::Disk, warnings: self.warnings, delta: self.delta })
     }
 
     fn snapshots(self) -> Result<Shown> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Mount options that say nothing to us: what mount(8), fstab and systemd use themselves, what
 /// holds for every mount of ours, and what has no meaning for one that is never written to.
-const MEANINGLESS: [&str; 28] = [
+const MEANINGLESS: [&str; 26] = [
     "_netdev",
     "async",
     "atime",
@@ -30,8 +30,6 @@ const MEANINGLESS: [&str; 28] = [
     "nouser",
     "owner",
     "relatime",
-    "ro",
-    "rw",
     "silent",
     "strictatime",
     "sync",
@@ -154,6 +152,12 @@ impl Flags {
         for option in split(list.as_bytes()) {
             let text = String::from_utf8_lossy(&option);
             let opposite = match text.as_ref() {
+                "ro" => {
+                    flags.retain(|flag| flag != "--read-only");
+                    flags.push("--read-only".into());
+                    continue;
+                }
+                "rw" => "--read-only",
                 "nosuid" => "--suid",
                 "nodev" => "--dev",
                 "suid" | "dev" if self.modest => continue,

@@ -51,7 +51,7 @@ fn an_unknown_option_is_left_for_the_command_line_to_refuse() {
 fn what_mount_fuse_adds_for_root_does_not_open_the_mount() {
     assert_eq!(
         rewritten(&["strata", "disk.img", "/mnt", "-o", "ro,format=raw,dev,suid"]),
-        ["strata", "mount", "--format=raw", "--", "disk.img", "/mnt"]
+        ["strata", "mount", "--read-only", "--format=raw", "--", "disk.img", "/mnt"]
     );
 }
 
@@ -69,11 +69,23 @@ fn a_person_may_write_mount_options_too() {
             "-o",
             "noexec"
         ]),
-        ["strata", "-v", "mount", "--suid", "a", "b", "--dev", "--noexec"]
+        ["strata", "-v", "mount", "--read-only", "--suid", "a", "b", "--dev", "--noexec"]
     );
     assert_eq!(
         rewritten(&["strata", "mount", "--", "-o", "b"]),
         ["strata", "mount", "--", "-o", "b"]
+    );
+}
+
+#[test]
+fn fstab_may_say_where_changes_go() {
+    assert_eq!(
+        rewritten(&["mount.fuse.strata", "a", "/mnt", "-o", "ro,cow=/x/d.qcow2,size=2G,rw"]),
+        ["strata", "mount", "--cow=/x/d.qcow2", "--size=2G", "--", "a", "/mnt"]
+    );
+    assert_eq!(
+        rewritten(&["mount.fuse.strata", "a", "/mnt", "-o", "rw,scratch"]),
+        ["strata", "mount", "--scratch", "--", "a", "/mnt"]
     );
 }
 
