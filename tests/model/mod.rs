@@ -1,6 +1,7 @@
 //! A tree of files in memory, for tests of what reads trees.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+pub mod sink;
 pub mod writable;
 
 use std::collections::{BTreeMap, HashMap};
