@@ -1,5 +1,7 @@
 //! A tree as the kernel asks about it. Thin on purpose: each request is one question to the tree.
 
+mod asked;
+mod change;
 mod known;
 mod opened;
 mod write;

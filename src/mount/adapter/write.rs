@@ -8,211 +8,36 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode,
-    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::known::{Asking, Known};
+use super::asked::{caller, how_to_allocate, how_to_rename, how_to_set, writes};
+use super::known::Known;
 use super::opened::Opened;
-use super::{Adapter, FOR_ONCE, LIFETIME, Listed, MAX_BACKGROUND, MAX_REQUEST};
-use crate::error::{Error, Kind, Result};
-use crate::mount::errno::change_errno;
-use crate::mount::inode::{blank_attr, file_attr, file_kind, permissions, set_time};
-use crate::mount::linger::Linger;
-use crate::tree::{
-    Allocate, Caller, Changes, FileKind, FileTree, NewFile, NodeId, Rename, SetXattr, WritableTree,
-};
+use super::{Adapter, LIFETIME, Listed, MAX_BACKGROUND, MAX_REQUEST};
+use crate::mount::inode::{blank_attr, file_kind, permissions, set_time};
+use crate::tree::{Changes, FileKind, NewFile, Rename, WritableTree};
 
 /// The FUSE side of a tree that can be changed. What only reads is left to [`Adapter`].
 #[derive(Debug)]
 pub(in crate::mount) struct WritableAdapter {
-    read: Adapter,
-    tree: Arc<dyn WritableTree>,
-    known: Known,
-    opened: Opened,
+    pub(super) read: Adapter,
+    pub(super) tree: Arc<dyn WritableTree>,
+    pub(super) known: Known,
+    pub(super) opened: Opened,
     /// How long the kernel may believe what we say of attributes.
-    lifetime: Duration,
+    pub(super) lifetime: Duration,
     /// Files have bytes in common; see [`WritableTree::shares_bytes`].
-    shares_bytes: bool,
+    pub(super) shares_bytes: bool,
     /// Whether there are extended attributes. The kernel asks for one before each write.
-    xattrs: bool,
-}
-
-impl WritableAdapter {
-    pub(in crate::mount) fn new(
-        tree: Arc<dyn WritableTree>,
-        permissions: bool,
-        linger: Linger,
-    ) -> Self {
-        let files: Arc<dyn FileTree> = Arc::<dyn WritableTree>::clone(&tree);
-        let shares_bytes = tree.shares_bytes();
-        Self {
-            read: Adapter::new(files, permissions, linger),
-            known: Known::new(Arc::clone(&tree)),
-            opened: Opened::new(),
-            lifetime: if shares_bytes { FOR_ONCE } else { LIFETIME },
-            shares_bytes,
-            xattrs: tree.has_xattrs(),
-            tree,
-        }
-    }
-
-    fn node(&self, ino: INodeNo) -> NodeId {
-        self.read.numbering.node(ino)
-    }
-
-    /// As [`Adapter::answer`], for what changes something.
-    fn change<T>(
-        &self,
-        operation: &'static str,
-        node: NodeId,
-        work: impl FnOnce() -> Result<T>,
-    ) -> Result<T, Errno> {
-        let told = self.read.answer(operation, node, || match work() {
-            Ok(done) => Ok(Ok(done)),
-            Err(error) => {
-                self.read.report.change_failed(operation, node, &error);
-                Ok(Err(change_errno(&error)))
-            }
-        });
-        told.and_then(|outcome| outcome)
-    }
-
-    /// The attributes of `node`, of which the kernel is told as an entry of `dir`.
-    fn tell(&self, asking: &Asking<'_>, node: NodeId, dir: NodeId) -> Result<fuser::FileAttr> {
-        let attr = self.tree.attr(node)?;
-        asking.tell(node);
-        self.read.note_parent(node, &attr, dir);
-        Ok(file_attr(self.read.numbering.ino(node), &attr))
-    }
-
-    /// Makes a file and answers with it.
-    fn make(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        umask: u32,
-        new: &NewFile<'_>,
-        reply: ReplyEntry,
-    ) {
-        let _request = self.read.linger.begin();
-        let dir = self.node(parent);
-        let asking = self.known.ask();
-        let made = self.change("making a file in", dir, || {
-            let node = self.tree.create(dir, name.as_bytes(), new, &caller(req, umask))?;
-            self.tell(&asking, node, dir)
-        });
-        match made {
-            Ok(attr) => reply.entry(&self.lifetime, &attr, Generation(0)),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    /// Does what answers nothing but that it is done.
-    fn act(
-        &self,
-        operation: &'static str,
-        node: NodeId,
-        reply: ReplyEmpty,
-        work: impl FnOnce() -> Result<()>,
-    ) {
-        let _request = self.read.linger.begin();
-        match self.change(operation, node, work) {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    /// The host file the kernel may use for `node` in our place.
-    fn backing(
-        &self,
-        node: NodeId,
-        register: impl FnOnce(&std::fs::File) -> io::Result<BackingId>,
-    ) -> Option<BackingId> {
-        let file = self.tree.backing_file(node)?;
-        register(&file)
-            .inspect_err(|error| {
-                // Ordinary users and user namespaces are refused, and that for good.
-                if error.raw_os_error() == Some(libc::EPERM) {
-                    self.opened.passes_through.store(false, Ordering::Relaxed);
-                }
-                log::debug!("inode {} goes through us: {error}", node.0);
-            })
-            .ok()
-    }
-
-    /// How the kernel serves an opening that does not pass through.
-    fn cached(&self, node: NodeId, write: bool) -> FopenFlags {
-        let mut flags = FopenFlags::FOPEN_KEEP_CACHE;
-        // A host file that it could not use this time may have been changed through it before.
-        let passed = self.opened.passes_through.load(Ordering::Relaxed)
-            && self.tree.backing_file(node).is_some();
-        if passed || (self.shares_bytes && self.opened.others_written(node)) {
-            flags = FopenFlags::empty();
-        }
-        if !write {
-            flags |= FopenFlags::FOPEN_NOFLUSH;
-        }
-        flags
-    }
-
-    /// The folder that `to` names now lies in another.
-    fn moved(&self, dir: NodeId, name: &[u8]) -> Result<()> {
-        if let Some(node) = self.tree.lookup(dir, name)? {
-            let attr = self.tree.attr(node)?;
-            self.read.note_parent(node, &attr, dir);
-        }
-        Ok(())
-    }
-}
-
-fn caller(req: &Request, umask: u32) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), umask: permissions(umask) & 0o777 }
-}
-
-fn writes(flags: OpenFlags) -> bool {
-    flags.acc_mode() != OpenAccMode::O_RDONLY
-}
-
-fn how_to_rename(flags: RenameFlags) -> Result<Rename> {
-    if flags.is_empty() {
-        Ok(Rename::Replace)
-    } else if flags == RenameFlags::RENAME_NOREPLACE {
-        Ok(Rename::NoReplace)
-    } else if flags == RenameFlags::RENAME_EXCHANGE {
-        Ok(Rename::Exchange)
-    } else if flags == RenameFlags::RENAME_WHITEOUT {
-        Ok(Rename::Whiteout)
-    } else {
-        Err(Error::new(Kind::Usage, "these flags of rename together"))
-    }
-}
-
-fn how_to_allocate(mode: i32) -> Result<Allocate> {
-    let keep = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
-    match mode & !libc::FALLOC_FL_KEEP_SIZE {
-        0 => Ok(Allocate::Reserve { grow: !keep }),
-        libc::FALLOC_FL_PUNCH_HOLE if keep => Ok(Allocate::Punch),
-        libc::FALLOC_FL_ZERO_RANGE => Ok(Allocate::Zero { grow: !keep }),
-        _ => Err(Error::new(Kind::Unsupported, "this way to fallocate")),
-    }
-}
-
-fn how_to_set(flags: i32) -> Result<SetXattr> {
-    match flags {
-        0 => Ok(SetXattr::Any),
-        libc::XATTR_CREATE => Ok(SetXattr::Create),
-        libc::XATTR_REPLACE => Ok(SetXattr::Replace),
-        _ => Err(Error::new(Kind::Usage, "these flags of setxattr")),
-    }
+    pub(super) xattrs: bool,
 }
 
 impl Filesystem for WritableAdapter {
