@@ -51,11 +51,6 @@ impl Known {
         }
         true
     }
-
-    #[cfg(test)]
-    pub(super) fn told(&self, node: NodeId) -> u64 {
-        self.state.lock().told.get(&node).copied().unwrap_or(0)
-    }
 }
 
 /// A question under way.
