@@ -316,7 +316,7 @@ fn a_failed_write_is_told_with_the_errno_of_the_host() {
     let path = fixture.path("file");
     let mut file = File::create(&path).unwrap();
     for raw in [libc::ENOSPC, libc::EDQUOT, libc::EIO] {
-        fixture.tree.failing.store(raw as u64, Ordering::Relaxed);
+        fixture.tree.failing.store(raw, Ordering::Relaxed);
         let failed = file.write_all(b"x").and_then(|()| file.sync_all());
         assert_eq!(errno(failed), Some(raw));
     }

@@ -195,7 +195,6 @@ impl Assembly<'_> {
     }
 
     /// Adds a qcow2 image as the lowest layer so far; how it names the one below it.
-
     fn add_qcow2(
         &mut self,
         source: FileSource,

@@ -203,10 +203,10 @@ impl Run<'_> {
     fn read(&mut self, offset: u64, len: usize) {
         let len = len.min(self.model.len().saturating_sub(offset as usize));
         let mut data = vec![0; len];
-        if len > 0 && self.map.is_some() && self.random.below(3) == 0 {
-            self.map.as_ref().unwrap().read(offset as usize, &mut data);
-        } else {
-            self.file.read_exact_at(&mut data, offset).unwrap();
+        let mapped = self.map.as_ref().filter(|_| len > 0 && offset % 3 == 0);
+        match mapped {
+            Some(map) => map.read(offset as usize, &mut data),
+            None => self.file.read_exact_at(&mut data, offset).unwrap(),
         }
         self.check(&data, offset as usize, "read");
     }

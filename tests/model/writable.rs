@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -51,7 +51,7 @@ pub struct Writable {
     pub syncs: AtomicU64,
     pub forgotten: AtomicU64,
     /// Writes fail with this errno, if it is not 0.
-    pub failing: AtomicU64,
+    pub failing: AtomicI32,
 }
 
 fn now() -> Time {
@@ -136,7 +136,7 @@ impl Writable {
             reads: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
-            failing: AtomicU64::new(0),
+            failing: AtomicI32::new(0),
         }
     }
 
@@ -413,7 +413,7 @@ impl WritableTree for Writable {
         self.writes.fetch_add(1, Ordering::Relaxed);
         let failing = self.failing.load(Ordering::Relaxed);
         if failing != 0 {
-            return host(failing as i32);
+            return host(failing);
         }
         let file = self.state.lock().file(node)?;
         file.write_all_at(data, offset).map_err(Error::io)
