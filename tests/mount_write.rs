@@ -438,7 +438,8 @@ fn names_are_counted_however_the_kernel_learns_them() {
             let fixture = &fixture;
             scope.spawn(move || {
                 for round in 0..5 {
-                    assert!(fs::read_dir(fixture.dir.path()).unwrap().count() >= 375 - 75 * from);
+                    // The others may be done with theirs.
+                    assert!(fs::read_dir(fixture.dir.path()).unwrap().count() >= 125);
                     for n in (from..500).step_by(4) {
                         let path = fixture.path(&format!("file {n}"));
                         if round == 4 {
