@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Disk, Opener, Reference};
 use crate::block::BlockSink;
 use crate::error::{Error, Kind, Result};
+use crate::tree::overlay::Overlay;
 use crate::tree::{FileTree, WritableTree};
 
 /// Where changes go.
@@ -53,9 +54,13 @@ pub(super) fn delta(
 
 /// Opens the upper `cow` above `tree`.
 pub(super) fn upper(
-    _tree: Arc<dyn FileTree>,
-    _cow: &Cow,
-    _purpose: Purpose,
+    tree: Arc<dyn FileTree>,
+    cow: &Cow,
+    purpose: Purpose,
 ) -> Result<Arc<dyn WritableTree>> {
-    Err(Error::new(Kind::Unsupported, "an upper"))
+    let Cow::Upper { dir, work } = cow else {
+        return Err(Error::new(Kind::Usage, "a tree of files has its changes in a folder"));
+    };
+    let overlay = Overlay::open(tree, dir, work.as_deref(), purpose == Purpose::Change)?;
+    Ok(Arc::new(overlay))
 }
