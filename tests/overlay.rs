@@ -16,6 +16,7 @@ use std::path::Path;
 use lower::Lower;
 use ops::{KINDS, Op};
 use proptest::prelude::*;
+use stratafs::tree::WritableTree;
 use stratafs::tree::overlay::Overlay;
 use support::{run, tool};
 
@@ -90,7 +91,11 @@ fn beside_a_folder(lower: &Lower, ops: &[Op]) {
     let theirs = seen::of_folder(&plain);
     seen::same(&seen::of_tree(&tree), &theirs, "as it is");
     drop(tree);
-    seen::same(&seen::of_tree(&open()), &theirs, "opened again");
+    let tree = open();
+    seen::same(&seen::of_tree(&tree), &theirs, "opened again");
+    tree.sync_all().unwrap();
+    seen::same(&seen::of_tree(&tree), &theirs, "with all names in the upper");
+    drop(tree);
     let kernel = Kernel::mount(lower.mounted.path(), &upper);
     let kernels = seen::without_links(seen::without_marks(seen::of_folder(kernel.path())));
     let ours = seen::without_links(seen::without_marks(theirs));
@@ -114,6 +119,46 @@ fn random_operations_are_those_of_a_folder() {
     runner
         .run(&proptest::collection::vec(op(), 1..80), |ops| {
             beside_a_folder(&lower, &ops);
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// The kernel does all of `ops`, and we read what it leaves.
+fn after_the_kernel(lower: &Lower, ops: &[Op]) {
+    let dir = folder();
+    let upper = dir.path().join("upper");
+    std::fs::create_dir(&upper).unwrap();
+    // Or it would look as one not used yet, which takes on what the lower's root has.
+    for program in ["chmod", "touch"] {
+        let mut like = std::process::Command::new(program);
+        run(like.arg("--reference").arg(lower.mounted.path()).arg(&upper));
+    }
+    let kernel = Kernel::mount(lower.mounted.path(), &upper);
+    for op in ops {
+        // Attributes that look like marks are escaped there, but hidden from the lower's.
+        let _ = ops::to_folder(kernel.path(), *op);
+    }
+    let theirs = seen::without_links(seen::without_marks(seen::of_folder(kernel.path())));
+    drop(kernel);
+    let tree = Overlay::open(lower.tree(), &upper, None, true).unwrap();
+    let ours = seen::without_links(seen::without_marks(seen::of_tree(&tree)));
+    seen::same(&ours, &theirs, "as the kernel left it");
+}
+
+#[test]
+fn an_upper_of_the_kernel_reads_as_there() {
+    let lower = Lower::make();
+    let config = ProptestConfig {
+        cases: cases(),
+        failure_persistence: None,
+        max_shrink_iters: 3000,
+        ..ProptestConfig::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    runner
+        .run(&proptest::collection::vec(op(), 1..80), |ops| {
+            after_the_kernel(&lower, &ops);
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));

@@ -16,6 +16,7 @@
 mod acl;
 mod change;
 mod copy_up;
+mod cover;
 mod data;
 mod find;
 mod host;
@@ -394,7 +395,11 @@ impl WritableTree for Overlay {
     }
 
     fn sync_all(&self) -> Result<()> {
-        if self.writable { fs::syncfs(&self.upper).host() } else { Ok(()) }
+        if !self.writable {
+            return Ok(());
+        }
+        self.cover()?;
+        fs::syncfs(&self.upper).host()
     }
 
     fn hold(&self, node: NodeId, write: bool) -> Result<()> {

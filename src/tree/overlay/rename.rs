@@ -124,18 +124,18 @@ impl Overlay {
         }
     }
 
-    /// Sees to it that the upper has `node` under this very name.
-    fn raise_name(
+    /// Sees to it that the upper has `node` under this very name; tells whether it had not.
+    pub(super) fn raise_name(
         &self,
         dir: &Arc<Node>,
         name: &[u8],
         node: &Arc<Node>,
         work: &Work,
         alone: &Alone<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.raise(node, work, alone)?;
         if matches!(self.above(dir, name, alone)?, Above::File(..)) {
-            return Ok(());
+            return Ok(false);
         }
         // One of several names, which is still only in the lower.
         let Some(lower) = node.lower else { return Err(host::errno(Errno::STALE)) };
@@ -149,7 +149,8 @@ impl Overlay {
         self.marks.set_extra_links(&handle, extra - 1)?;
         let (accessed, modified) = (before.0, before.1);
         let to = crate::tree::SetTime::To;
-        host::set_times(&folder, Some(to(accessed)), Some(to(modified))).host()
+        host::set_times(&folder, Some(to(accessed)), Some(to(modified))).host()?;
+        Ok(true)
     }
 
     /// Puts one of several names that is to be replaced into the upper, where the host counts it.
@@ -167,7 +168,10 @@ impl Overlay {
             }
             _ => false,
         };
-        if counted { self.raise_name(at.0, at.1, other, work, alone) } else { Ok(()) }
+        if counted {
+            self.raise_name(at.0, at.1, other, work, alone)?;
+        }
+        Ok(())
     }
 
     /// Marks `node` for its new place.

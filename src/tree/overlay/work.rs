@@ -88,6 +88,11 @@ impl Work {
         host::open_path(&self.index, &entry(node)).map(Some).host()
     }
 
+    /// The files of the index.
+    pub(super) fn all_indexed(&self) -> Vec<NodeId> {
+        self.indexed.lock().iter().copied().map(NodeId).collect()
+    }
+
     /// Whether a file of the lower is in the index.
     pub(super) fn has(&self, node: Option<NodeId>) -> bool {
         node.is_some_and(|node| self.indexed.lock().contains(&node.0))
