@@ -2,11 +2,15 @@
 #![allow(unreachable_pub, reason = "modules are shared between test binaries")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/contract.rs"]
+mod contract;
 mod ext;
 #[path = "overlay/lower.rs"]
 mod lower;
 #[path = "overlay/ops.rs"]
 mod ops;
+#[path = "overlay/rules.rs"]
+mod rules;
 #[path = "overlay/seen.rs"]
 mod seen;
 mod support;
