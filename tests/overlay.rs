@@ -128,6 +128,55 @@ fn random_operations_are_those_of_a_folder() {
         .unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// What an ordinary user's upper keeps: owners of links are the user's own, folders that lie in both
+/// are not renamed, and links take no attributes.
+fn beside_a_folder_as_a_user(lower: &Lower, ops: &[Op]) {
+    let dir = folder();
+    let (upper, plain) = (dir.path().join("upper"), dir.path().join("plain"));
+    lower.copy(&plain);
+    std::fs::create_dir(&upper).unwrap();
+    // The root's own number says that the upper was begun by an ordinary user.
+    let root = lower.tree().root().0.to_string();
+    let mark = "user.overlay.strata.node";
+    let none = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(&upper, mark, root.as_bytes(), none).unwrap();
+    for program in ["chmod", "touch"] {
+        let mut like = std::process::Command::new(program);
+        run(like.arg("--reference").arg(lower.mounted.path()).arg(&upper));
+    }
+    let open = || Overlay::open(lower.tree(), &upper, None, true).unwrap();
+    let tree = open();
+    for (n, op) in ops.iter().enumerate() {
+        if matches!(op.what % KINDS, 4 | 11..=15 | 22) {
+            continue;
+        }
+        let (ours, theirs) = (ops::to_tree(&tree, *op), ops::to_folder(&plain, *op));
+        assert_eq!(ours.is_ok(), theirs.is_ok(), "operation {n}: {op:?}: {ours:?}, {theirs:?}");
+    }
+    let theirs = seen::without_link_owners(seen::of_folder(&plain));
+    seen::same(&seen::without_link_owners(seen::of_tree(&tree)), &theirs, "as it is");
+    drop(tree);
+    seen::same(&seen::without_link_owners(seen::of_tree(&open())), &theirs, "opened again");
+}
+
+#[test]
+fn a_users_upper_keeps_owners_and_devices() {
+    let lower = Lower::make();
+    let config = ProptestConfig {
+        cases: cases(),
+        failure_persistence: None,
+        max_shrink_iters: 3000,
+        ..ProptestConfig::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    runner
+        .run(&proptest::collection::vec(op(), 1..80), |ops| {
+            beside_a_folder_as_a_user(&lower, &ops);
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// The kernel does all of `ops`, and we read what it leaves.
 fn after_the_kernel(lower: &Lower, ops: &[Op]) {
     let dir = folder();

@@ -50,7 +50,7 @@ fn fill(root: &Path) {
     }
     for (path, len) in [("a/c", 10), ("a/a/b", 5000), ("a/a/a/c", 1), ("b/a", 100_000), ("b/b", 0)]
     {
-        let bytes: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
         fs::write(root.join(path), bytes).unwrap();
     }
     fs::write(root.join("c/a"), "shared").unwrap();
@@ -61,15 +61,15 @@ fn fill(root: &Path) {
     let sparse = File::create(root.join("e")).unwrap();
     sparse.set_len(300_000).unwrap();
     sparse.write_all_at(b"island", 150_000).unwrap();
-    rustix::fs::mknodat(CWD, &root.join("b/e"), FileType::Fifo, Mode::from_raw_mode(0o640), 0)
+    rustix::fs::mknodat(CWD, root.join("b/e"), FileType::Fifo, Mode::from_raw_mode(0o640), 0)
         .unwrap();
     let device = rustix::fs::makedev(1, 3);
     let mode = Mode::from_raw_mode(0o666);
-    rustix::fs::mknodat(CWD, &root.join("b/f"), FileType::CharacterDevice, mode, device).unwrap();
+    rustix::fs::mknodat(CWD, root.join("b/f"), FileType::CharacterDevice, mode, device).unwrap();
     let any = XattrFlags::empty();
-    rustix::fs::setxattr(&root.join("a/c"), "user.color", b"blue", any).unwrap();
-    rustix::fs::setxattr(&root.join("a/a"), "trusted.overlay.opaque", b"y", any).unwrap();
-    rustix::fs::setxattr(&root.join("a"), "user.overlay.redirect", b"/b", any).unwrap();
+    rustix::fs::setxattr(root.join("a/c"), "user.color", b"blue", any).unwrap();
+    rustix::fs::setxattr(root.join("a/a"), "trusted.overlay.opaque", b"y", any).unwrap();
+    rustix::fs::setxattr(root.join("a"), "user.overlay.redirect", b"/b", any).unwrap();
     lchown(root.join("b/a"), Some(1000), Some(1001)).unwrap();
     lchown(root.join("a"), Some(1000), Some(1000)).unwrap();
     fs::set_permissions(root.join("b/b"), Permissions::from_mode(0o4711)).unwrap();

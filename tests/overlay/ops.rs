@@ -67,7 +67,7 @@ fn find(tree: &dyn WritableTree, path: &[&str]) -> Result<NodeId, i32> {
 }
 
 fn caller(op: Op) -> Caller {
-    if op.number % 3 == 0 {
+    if op.number.is_multiple_of(3) {
         Caller { uid: 1000, gid: 1002, umask: 0o022 }
     } else {
         Caller { uid: 0, gid: 0, umask: 0o022 }
@@ -149,7 +149,7 @@ pub fn to_tree(tree: &dyn WritableTree, op: Op) -> Result<(), i32> {
         }
         8 | 9 => tree.unlink(find(tree, dir)?, name).map_err(told),
         10 => tree.remove_dir(find(tree, dir)?, name).map_err(told),
-        11 | 12 | 13 => rename(Rename::Replace),
+        11..=13 => rename(Rename::Replace),
         14 => rename(Rename::NoReplace),
         15 => rename(Rename::Exchange),
         16 | 17 => {
@@ -181,7 +181,7 @@ pub fn to_tree(tree: &dyn WritableTree, op: Op) -> Result<(), i32> {
         22 => {
             let node = find(tree, &names)?;
             let kind = tree.attr(node).map_err(told)?.kind;
-            if kind == FileKind::Directory && op.number % 2 == 0 {
+            if kind == FileKind::Directory && op.number.is_multiple_of(2) {
                 return tree.set_xattr(node, ACL.as_bytes(), &acl(op), SetXattr::Any).map_err(told);
             }
             match op.number % 4 {
@@ -252,7 +252,7 @@ pub fn to_folder(root: &Path, op: Op) -> Result<(), i32> {
         7 => rustix::fs::linkat(CWD, &at, CWD, &other, AtFlags::empty()).map_err(system),
         8 | 9 => rustix::fs::unlink(&at).map_err(system),
         10 => rustix::fs::rmdir(&at).map_err(system),
-        11 | 12 | 13 => rename(RenameFlags::empty()),
+        11..=13 => rename(RenameFlags::empty()),
         14 => rename(RenameFlags::NOREPLACE),
         15 => rename(RenameFlags::EXCHANGE),
         16 | 17 => {
@@ -275,7 +275,7 @@ pub fn to_folder(root: &Path, op: Op) -> Result<(), i32> {
         22 => {
             let any = XattrFlags::empty();
             let is_dir = fs::symlink_metadata(&at).map_err(told)?.is_dir();
-            if is_dir && op.number % 2 == 0 {
+            if is_dir && op.number.is_multiple_of(2) {
                 return rustix::fs::lsetxattr(&at, ACL, &acl(op), any).map_err(system);
             }
             match op.number % 4 {

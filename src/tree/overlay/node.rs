@@ -118,11 +118,6 @@ impl Table {
         Arc::clone(self.0.lock().entry(id).or_insert_with(|| Arc::new(make())))
     }
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.0.lock().len()
-    }
-
     /// Forgets `node`, and the folders it lies in, as far as nobody needs them.
     pub(super) fn reap(&self, node: Arc<Node>) {
         let mut table = self.0.lock();
