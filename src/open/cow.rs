@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::Format;
 use crate::image::qcow2::{self, Backing, Delta, NewDelta};
 use crate::policy::{Gate, Policy};
+use crate::tree::overlay::Overlay;
 use crate::tree::{FileTree, WritableTree};
 
 /// Where changes go.
@@ -202,9 +203,13 @@ pub(super) fn belongs(
 
 /// Opens the upper `cow` above `tree`.
 pub(super) fn upper(
-    _tree: Arc<dyn FileTree>,
-    _cow: &Cow,
-    _purpose: Purpose,
+    tree: Arc<dyn FileTree>,
+    cow: &Cow,
+    purpose: Purpose,
 ) -> Result<Arc<dyn WritableTree>> {
-    Err(Error::new(Kind::Unsupported, "an upper"))
+    let Cow::Upper { dir, work } = cow else {
+        return Err(Error::new(Kind::Usage, "a tree of files has its changes in a folder"));
+    };
+    let overlay = Overlay::open(tree, dir, work.as_deref(), purpose == Purpose::Change)?;
+    Ok(Arc::new(overlay))
 }

@@ -2,6 +2,7 @@
 
 pub mod composed;
 pub mod folder;
+pub mod overlay;
 pub mod path;
 
 use std::fmt::Debug;

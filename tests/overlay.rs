@@ -1,0 +1,224 @@
+//! The overlay beside a plain folder of the host, and beside the kernel's overlayfs.
+#![allow(unreachable_pub, reason = "modules are shared between test binaries")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "support/contract.rs"]
+mod contract;
+mod ext;
+#[path = "overlay/lower.rs"]
+mod lower;
+#[path = "overlay/ops.rs"]
+mod ops;
+#[path = "overlay/rules.rs"]
+mod rules;
+#[path = "overlay/seen.rs"]
+mod seen;
+mod support;
+
+use std::path::Path;
+
+use lower::Lower;
+use ops::{KINDS, Op};
+use proptest::prelude::*;
+use stratafs::tree::WritableTree;
+use stratafs::tree::overlay::Overlay;
+use support::{run, tool};
+
+/// A folder of this test, on a filesystem that can hold an upper.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    (0..KINDS, 0u16..1296, 0u16..1296, any::<u32>()).prop_map(|(what, path, other, number)| Op {
+        what,
+        path,
+        other,
+        number,
+    })
+}
+
+/// The kernel's overlayfs, unmounted in the end.
+struct Kernel(tempfile::TempDir);
+
+impl Kernel {
+    fn mount(lower: &Path, upper: &Path) -> Self {
+        let point = folder();
+        let work = upper.with_file_name("kernel-work");
+        std::fs::create_dir_all(&work).unwrap();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={},redirect_dir=on,metacopy=on,index=off,xino=off",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        run(tool("mount", "mount")
+            .args(["-t", "overlay", "overlay", "-o", &options])
+            .arg(point.path()));
+        Self(point)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        let _ = tool("umount", "mount").arg(self.0.path()).status();
+    }
+}
+
+/// Does all of `ops` to both, compares what they answer, and in the end all there is; with the
+/// overlay as it is, opened again, and as the kernel shows it.
+fn beside_a_folder(lower: &Lower, ops: &[Op]) {
+    let dir = folder();
+    let (upper, plain) = (dir.path().join("upper"), dir.path().join("plain"));
+    lower.copy(&plain);
+    let open = || Overlay::open(lower.tree(), &upper, None, true).unwrap();
+    let mut tree = open();
+    for (n, op) in ops.iter().enumerate() {
+        if op.number % 16 == 15 {
+            drop(tree);
+            tree = open();
+        }
+        let (ours, theirs) = (ops::to_tree(&tree, *op), ops::to_folder(&plain, *op));
+        // Which of several reasons to refuse comes first is not told.
+        assert_eq!(
+            ours.is_ok(),
+            theirs.is_ok(),
+            "operation {n}: {op:?} on {:?} and {:?}: {ours:?}, {theirs:?}",
+            ops::path(op.path),
+            ops::path(op.other)
+        );
+    }
+    let theirs = seen::of_folder(&plain);
+    seen::same(&seen::of_tree(&tree), &theirs, "as it is");
+    drop(tree);
+    let tree = open();
+    seen::same(&seen::of_tree(&tree), &theirs, "opened again");
+    tree.sync_all().unwrap();
+    seen::same(&seen::of_tree(&tree), &theirs, "with all names in the upper");
+    drop(tree);
+    let kernel = Kernel::mount(lower.mounted.path(), &upper);
+    let kernels = seen::without_links(seen::without_marks(seen::of_folder(kernel.path())));
+    let ours = seen::without_links(seen::without_marks(theirs));
+    seen::same(&ours, &kernels, "as the kernel shows it");
+}
+
+fn cases() -> u32 {
+    std::env::var("STRATA_OVERLAY_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(60)
+}
+
+#[test]
+fn random_operations_are_those_of_a_folder() {
+    let lower = Lower::make();
+    let config = ProptestConfig {
+        cases: cases(),
+        failure_persistence: None,
+        max_shrink_iters: 3000,
+        ..ProptestConfig::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    runner
+        .run(&proptest::collection::vec(op(), 1..80), |ops| {
+            beside_a_folder(&lower, &ops);
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// What an ordinary user's upper keeps: owners of links are the user's own, folders that lie in both
+/// are not renamed, and links take no attributes.
+fn beside_a_folder_as_a_user(lower: &Lower, ops: &[Op]) {
+    let dir = folder();
+    let (upper, plain) = (dir.path().join("upper"), dir.path().join("plain"));
+    lower.copy(&plain);
+    std::fs::create_dir(&upper).unwrap();
+    // The root's own number says that the upper was begun by an ordinary user.
+    let root = lower.tree().root().0.to_string();
+    let mark = "user.overlay.strata.node";
+    let none = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(&upper, mark, root.as_bytes(), none).unwrap();
+    for program in ["chmod", "touch"] {
+        let mut like = std::process::Command::new(program);
+        run(like.arg("--reference").arg(lower.mounted.path()).arg(&upper));
+    }
+    let open = || Overlay::open(lower.tree(), &upper, None, true).unwrap();
+    let tree = open();
+    for (n, op) in ops.iter().enumerate() {
+        if matches!(op.what % KINDS, 4 | 11..=15 | 22) {
+            continue;
+        }
+        let (ours, theirs) = (ops::to_tree(&tree, *op), ops::to_folder(&plain, *op));
+        assert_eq!(ours.is_ok(), theirs.is_ok(), "operation {n}: {op:?}: {ours:?}, {theirs:?}");
+    }
+    let theirs = seen::without_link_owners(seen::of_folder(&plain));
+    seen::same(&seen::without_link_owners(seen::of_tree(&tree)), &theirs, "as it is");
+    drop(tree);
+    seen::same(&seen::without_link_owners(seen::of_tree(&open())), &theirs, "opened again");
+}
+
+#[test]
+fn a_users_upper_keeps_owners_and_devices() {
+    let lower = Lower::make();
+    let config = ProptestConfig {
+        cases: cases(),
+        failure_persistence: None,
+        max_shrink_iters: 3000,
+        ..ProptestConfig::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    runner
+        .run(&proptest::collection::vec(op(), 1..80), |ops| {
+            beside_a_folder_as_a_user(&lower, &ops);
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// The kernel does all of `ops`, and we read what it leaves.
+fn after_the_kernel(lower: &Lower, ops: &[Op]) {
+    let dir = folder();
+    let upper = dir.path().join("upper");
+    std::fs::create_dir(&upper).unwrap();
+    // Or it would look as one not used yet, which takes on what the lower's root has.
+    for program in ["chmod", "touch"] {
+        let mut like = std::process::Command::new(program);
+        run(like.arg("--reference").arg(lower.mounted.path()).arg(&upper));
+    }
+    let kernel = Kernel::mount(lower.mounted.path(), &upper);
+    for op in ops {
+        // Attributes that look like marks are escaped there, but hidden from the lower's.
+        let _ = ops::to_folder(kernel.path(), *op);
+    }
+    let theirs = seen::without_links(seen::without_marks(seen::of_folder(kernel.path())));
+    drop(kernel);
+    let tree = Overlay::open(lower.tree(), &upper, None, true).unwrap();
+    let ours = seen::without_links(seen::without_marks(seen::of_tree(&tree)));
+    seen::same(&ours, &theirs, "as the kernel left it");
+}
+
+#[test]
+fn an_upper_of_the_kernel_reads_as_there() {
+    let lower = Lower::make();
+    let config = ProptestConfig {
+        cases: cases(),
+        failure_persistence: None,
+        max_shrink_iters: 3000,
+        ..ProptestConfig::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    runner
+        .run(&proptest::collection::vec(op(), 1..80), |ops| {
+            after_the_kernel(&lower, &ops);
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn an_untouched_overlay_is_its_lower() {
+    let lower = Lower::make();
+    beside_a_folder(&lower, &[]);
+}
