@@ -138,7 +138,7 @@ fn a_servers_disk_in_every_view() {
     qemu_img(["convert".as_ref(), "-Oqcow2".as_ref(), raw.as_os_str(), qcow2.as_os_str()]);
     for path in [&raw, &qcow2] {
         for of in [View::Auto, View::Files] {
-            let Shown { tree, view, warnings } = show(path, of).unwrap();
+            let Shown { tree, view, warnings, .. } = show(path, of).unwrap();
             assert_eq!(view, View::Files);
             assert_eq!(names(&*tree.files(), "/"), ["boot", "etc", "home"]);
             assert_eq!(names(&*tree.files(), "boot"), ["efi", "vmlinuz"]);
@@ -187,7 +187,7 @@ fn a_filesystem_without_a_table() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data.raw");
     ext4(&path, 16, "my data", ROOT, &[("a/b", "c")]);
-    let Shown { tree, view, warnings } = show(&path, View::Auto).unwrap();
+    let Shown { tree, view, warnings, .. } = show(&path, View::Auto).unwrap();
     assert_eq!((view, warnings), (View::Files, vec![]));
     assert_eq!(read(&*tree.files(), "a/b").unwrap(), "c");
     assert_eq!(names(&*show(&path, View::Volumes).unwrap().tree.files(), "/"), ["my data"]);
@@ -222,7 +222,7 @@ fn damage_of_one_volume_leaves_the_others() {
     let file = File::options().write(true).open(&path).unwrap();
     // Home's superblock: block size 2^42.
     file.write_all_at(&[32, 0, 0, 0], 80 * MIB + 1024 + 24).unwrap();
-    let Shown { tree, view, warnings } = show(&path, View::Auto).unwrap();
+    let Shown { tree, view, warnings, .. } = show(&path, View::Auto).unwrap();
     assert_eq!(view, View::Files);
     assert_eq!(names(&*tree.files(), "boot"), ["efi", "vmlinuz"]);
     assert_eq!(names(&*tree.files(), "home"), [""; 0]);

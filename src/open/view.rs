@@ -78,6 +78,8 @@ pub struct Shown {
     pub view: View,
     /// What an operator should know, one line each.
     pub warnings: Vec<String>,
+    /// Why the disk is shown where files were to be: [`View::Auto`] found none that can be read.
+    pub no_files: Option<Error>,
 }
 
 /// Opens what `reference` names and shows it as `view`, with the changes of `cow`.
@@ -134,7 +136,7 @@ impl Stage<'_> {
     }
 
     fn shown(self, tree: Arc<dyn FileTree>, view: View) -> Shown {
-        Shown { tree: Served::ReadOnly(tree), view, warnings: self.warnings }
+        Shown { tree: Served::ReadOnly(tree), view, warnings: self.warnings, no_files: None }
     }
 
     fn auto(mut self) -> Result<Shown> {
@@ -143,13 +145,9 @@ impl Stage<'_> {
             Ok(contents) => {
                 self.warnings
                     .extend(contents.table.iter().flat_map(|table| table.warnings.clone()));
-                self.warnings.push(format!("{}: showing the disk", contents.nothing_known()));
-                return self.disk_without_warnings();
+                return self.disk_for_want_of_files(contents.nothing_known());
             }
-            Err(error) => {
-                self.warnings.push(format!("{error}: showing the disk"));
-                return self.disk_without_warnings();
-            }
+            Err(error) => return self.disk_for_want_of_files(error),
         };
         let mut warnings = contents.warnings();
         match contents.files(&mut warnings) {
@@ -216,6 +214,11 @@ impl Stage<'_> {
             Err(error) => self.warnings.push(error.to_string()),
         }
         self.disk_without_warnings()
+    }
+
+    fn disk_for_want_of_files(mut self, why: Error) -> Result<Shown> {
+        self.warnings.push(format!("{why}: showing the disk"));
+        Ok(Shown { no_files: Some(why), ..self.disk_without_warnings()? })
     }
 
     fn disk_without_warnings(self) -> Result<Shown> {
