@@ -96,7 +96,13 @@ pub fn view(
     view: View,
     cow: Option<(&Cow, Purpose)>,
 ) -> Result<Shown> {
-    let mut disk = opener.disk(reference)?;
+    let mut disk = match cow {
+        // STUB: the real one opens the delta above the disk.
+        Some((Cow::Delta { path, .. }, Purpose::Read)) => {
+            opener.disk(&Reference { path: path.clone(), snapshot: None })?
+        }
+        _ => opener.disk(reference)?,
+    };
     let warnings = std::mem::take(&mut disk.warnings);
     let mut sink = None;
     if let Some((cow @ (Cow::Delta { .. } | Cow::Scratch { .. }), Purpose::Change)) = cow {
