@@ -6,6 +6,7 @@
 
 mod bar;
 mod cat;
+mod commit;
 mod completions;
 mod diff;
 mod info;
@@ -91,6 +92,20 @@ enum Command {
     /// same image: what two snapshots or two disks of one chain share is known to be equal. With --cow, it
     /// tells what a delta or an upper changed.
     Diff(diff::Args),
+    /// Turn a delta into a new image or layer, or an upper into a folder or tar
+    ///
+    /// Of a delta, or any other disk image, the whole disk is written into a new qcow2 that stands alone;
+    /// holes and zeros take no room in it. With --layer it holds only what the delta does, and has the
+    /// same backing file; with --above BACKING, what all layers above that one hold together.
+    ///
+    /// Of an upper (a folder in the form of the kernel's overlayfs) the changes are written into a folder or,
+    /// if its name ends in .tar, .tar.gz, .tgz or .tar.zst, a tar in the form of a container image's
+    /// layer: .wh.NAME stands for what was removed, .wh..wh..opq for all that a folder hides.
+    /// Where the upper holds only part of a file or has renamed folders, --cow UPPER/ REF brings in what
+    /// lies below.
+    ///
+    /// What is made has its name only once it is whole and on stable storage.
+    Commit(commit::Args),
     /// Print a shell's completion script
     Completions(completions::Args),
     /// Print the manual page, or write all of them into a folder
@@ -270,6 +285,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Ls(args) => ls::run(args),
         Command::Cat(args) => cat::run(args),
         Command::Restore(args) => restore::run(args),
+        Command::Commit(args) => commit::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
