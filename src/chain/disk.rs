@@ -76,11 +76,6 @@ impl Chain {
         })
     }
 
-    /// How many layers there are.
-    pub fn depth(&self) -> usize {
-        self.layers.len()
-    }
-
     /// Calls `emit` with what the top `layers` layers hold by themselves, in order: each run that
     /// hides what lies below them, and whether it is data or zeros. Nothing is read but their
     /// tables.

@@ -54,13 +54,12 @@ impl Partial {
             .map_err(io::Error::from)
             .within(|| folder.display().to_string())?;
         let lock = File::from(lock);
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                let message = "is being made by another process";
-                return Err(Error::new(Kind::Exists, message).within(shown()));
-            }
-            // On filesystems without locks nothing saves two runs from each other.
-            Ok(()) | Err(_) => {}
+        // On filesystems without locks nothing saves two runs from each other.
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            == Err(Errno::WOULDBLOCK)
+        {
+            let message = "is being made by another process";
+            return Err(Error::new(Kind::Exists, message).within(shown()));
         }
         let partial = Self { target: target.to_owned(), folder, _lock: lock, done: false };
         partial.clear().within(|| partial.folder.display().to_string())?;

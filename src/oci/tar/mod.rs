@@ -3,7 +3,7 @@
 
 mod header;
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use zerocopy::IntoBytes;
 
@@ -184,7 +184,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(io::Error::from).within(|| "cannot write")
+        self.out.write_all(bytes).within(|| "cannot write")
     }
 }
 

@@ -280,7 +280,7 @@ impl Comparison<'_> {
             *entries = Some(Entries::new(attr.node));
         }
         let is_folder = entries.iter().any(Option::is_some);
-        Ok(is_folder.then(|| Level { entries, path: self.path.len() }))
+        Ok(is_folder.then_some(Level { entries, path: self.path.len() }))
     }
 
     /// Compares what waits, on all processors, and tells what differs.

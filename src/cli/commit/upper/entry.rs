@@ -28,7 +28,7 @@ pub(super) enum Flavour {
 
 impl Flavour {
     /// The name behind overlayfs's own prefix.
-    pub(super) fn own<'n>(self, name: &'n [u8]) -> Option<&'n [u8]> {
+    pub(super) fn own(self, name: &[u8]) -> Option<&[u8]> {
         let trusted = name.strip_prefix(b"trusted.overlay.");
         let user = name.strip_prefix(b"user.overlay.");
         match self {

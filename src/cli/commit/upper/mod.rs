@@ -97,7 +97,7 @@ struct Level {
 }
 
 /// What is the same for all names of one file.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Identity {
     Upper((u64, u64)),
     Lower(NodeId),
@@ -339,11 +339,7 @@ impl Walk<'_> {
             self.begin(metadata, MemberKind::HardLink(&first))?;
             return Ok(true);
         }
-        let identity = match *identity {
-            Identity::Upper(pair) => Identity::Upper(pair),
-            Identity::Lower(node) => Identity::Lower(node),
-        };
-        self.links.insert(identity, self.path.clone());
+        self.links.insert(*identity, self.path.clone());
         Ok(false)
     }
 
@@ -351,10 +347,7 @@ impl Walk<'_> {
         let file = folder.file(name)?;
         let size = entry.size();
         self.begin(&Metadata::from(entry), MemberKind::File(size))?;
-        self.copy(size, |at, buffer| match file.read_at(buffer, at) {
-            Ok(count) => Ok(count),
-            Err(error) => Err(Error::io(error)),
-        })
+        self.copy(size, |at, buffer| file.read_at(buffer, at).map_err(Error::io))
     }
 
     /// A file with its metadata here and its contents below.
