@@ -48,6 +48,7 @@ pub mod error;
 pub mod fs;
 pub mod image;
 pub mod mount;
+pub mod oci;
 pub mod open;
 pub mod policy;
 pub mod tree;

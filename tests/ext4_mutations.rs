@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use stratafs::block::{BlockSource, Cache, Extent, MemorySource};
+use stratafs::block::{BlockSource, Cache, Extent, MemorySource, Origin};
 use stratafs::error::Result;
 use stratafs::fs;
 
@@ -49,6 +49,10 @@ impl BlockSource for Mutated {
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         self.image.extent_at(offset)
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        Ok(Origin::unknown(self.len().saturating_sub(offset).max(1)))
     }
 
     fn whole_file(&self) -> Option<&File> {

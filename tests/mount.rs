@@ -16,7 +16,7 @@ use std::sync::{Arc, Barrier};
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
-use stratafs::block::Extent;
+use stratafs::block::{Extent, Origin};
 use stratafs::error::{Error, Kind, Result};
 use stratafs::mount::{Mounted, Options, Unmount, mount, unmount};
 use stratafs::tree::{
@@ -234,6 +234,11 @@ impl FileTree for Model {
             }
             _ => Ok(Extent { len: size - offset, hole: false }),
         }
+    }
+
+    fn origin_at(&self, node: NodeId, offset: u64) -> Result<Origin> {
+        let size = self.attr(node)?.size;
+        Ok(Origin::unknown(size.saturating_sub(offset).max(1)))
     }
 
     fn xattr_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {

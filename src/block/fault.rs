@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{BlockSource, Extent};
+use super::{BlockSource, Extent, Origin};
 use crate::error::{Error, Result};
 
 /// What goes wrong with one read.
@@ -68,6 +68,10 @@ impl BlockSource for FaultSource {
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         self.source.extent_at(offset)
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        self.source.origin_at(offset)
     }
 
     fn whole_file(&self) -> Option<&File> {

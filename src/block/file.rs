@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::SeekFrom;
 
-use super::{BlockSource, Extent, check_range};
+use super::{BlockSource, Extent, Home, Origin, check_range};
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// A host file or block device opened for reading.
@@ -143,6 +143,11 @@ impl BlockSource for FileSource {
             Ok(hole) if hole > offset => Ok(Extent { len: (hole - offset).min(rest), hole: false }),
             _ => Ok(Extent { len: rest, hole: false }),
         }
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        let len = self.len.saturating_sub(offset).max(1);
+        Ok(Origin { len, home: Home::Stored { file: self.identity, offset } })
     }
 
     fn whole_file(&self) -> Option<&File> {

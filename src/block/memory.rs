@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use super::{BlockSource, Extent, check_range};
+use super::{BlockSource, Extent, Origin, check_range};
 use crate::error::Result;
 
 /// A source over bytes in memory.
@@ -30,6 +30,10 @@ impl BlockSource for MemorySource {
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         Ok(Extent { len: self.len().saturating_sub(offset).max(1), hole: false })
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        Ok(Origin::unknown(self.len().saturating_sub(offset).max(1)))
     }
 
     fn whole_file(&self) -> Option<&File> {

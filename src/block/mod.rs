@@ -45,6 +45,13 @@ pub trait BlockSource: Send + Sync + Debug {
     /// The neighbouring extent may be of the same kind.
     fn extent_at(&self, offset: u64) -> Result<Extent>;
 
+    /// Where the bytes at `offset` finally lie, however many layers and windows are in between.
+    ///
+    /// `offset` is below [`BlockSource::len`]. The answer is at least one byte long, ends at or
+    /// before the end of the source, and holds for as long as no file changes. Nothing is read but
+    /// what says where the bytes are.
+    fn origin_at(&self, offset: u64) -> Result<Origin>;
+
     /// The host file whose bytes are this source's, from its first to its last, if there is one:
     /// the kernel can then read it without us.
     fn whole_file(&self) -> Option<&File>;
@@ -84,6 +91,57 @@ pub struct Extent {
     pub len: u64,
     /// Whether the run is a hole.
     pub hole: bool,
+}
+
+/// Where a run of bytes finally lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Bytes from the offset asked about to the end of the run; never 0.
+    pub len: u64,
+    /// Where its first byte is; the others follow.
+    pub home: Home,
+}
+
+impl Origin {
+    /// A run that lies nowhere in particular.
+    pub const fn unknown(len: u64) -> Self {
+        Self { len, home: Home::Unknown }
+    }
+
+    /// Bytes from the offset asked about that `self` and `other` surely have in common, because
+    /// they are the same ones; 0 says that they have to be read.
+    pub fn shared(&self, other: &Self) -> u64 {
+        if self.home == other.home && self.home != Home::Unknown {
+            self.len.min(other.len)
+        } else {
+            0
+        }
+    }
+}
+
+/// Where a byte finally is. Files are told apart as by [`FileSource::identity`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// Zeros that are stored nowhere.
+    Zeros,
+    /// At this offset of a host file.
+    Stored {
+        /// The file.
+        file: (u64, u64),
+        /// In bytes.
+        offset: u64,
+    },
+    /// In what is stored encoded, as one piece, in a host file.
+    Encoded {
+        /// The file.
+        file: (u64, u64),
+        /// Where the piece is.
+        unit: u64,
+        /// Where the byte is once it is decoded.
+        within: u32,
+    },
+    /// Not told, or nowhere: it was made or changed on the way. Never the same as another.
+    Unknown,
 }
 
 /// Fails unless `offset..offset + len` lies within `total` bytes.

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use super::{BlockSource, Cache, Extent, Key, Owner, Unit, check_range};
+use super::{BlockSource, Cache, Extent, Key, Origin, Owner, Unit, check_range};
 use crate::error::Result;
 
 /// A source whose reads go through the shared cache.
@@ -83,6 +83,10 @@ impl BlockSource for Pages {
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         self.source.extent_at(offset)
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        self.source.origin_at(offset)
     }
 
     fn whole_file(&self) -> Option<&File> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 
-use super::{BlockSource, Extent, check_range, lock};
+use super::{BlockSource, Extent, Origin, check_range, lock};
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// Bytes that can be written, and that grow.
@@ -165,6 +165,10 @@ impl BlockSource for StorageSource {
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         Ok(Extent { len: self.len.saturating_sub(offset).max(1), hole: false })
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        Ok(Origin::unknown(self.len.saturating_sub(offset).max(1)))
     }
 
     fn whole_file(&self) -> Option<&File> {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use super::{BlockSink, BlockSource, Extent, check_range};
+use super::{BlockSink, BlockSource, Extent, Origin, check_range};
 use crate::error::{Error, Kind, Result};
 
 /// `len` bytes of a source or sink from `start`, addressed from 0.
@@ -48,6 +48,11 @@ impl<S: BlockSource + ?Sized> BlockSource for Window<S> {
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         let extent = self.source.extent_at(self.start + offset)?;
         Ok(Extent { len: extent.len.min(self.len - offset), ..extent })
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        let origin = self.source.origin_at(self.start + offset)?;
+        Ok(Origin { len: origin.len.min(self.len - offset), ..origin })
     }
 
     fn whole_file(&self) -> Option<&File> {

@@ -1,13 +1,14 @@
 //! The chain as a disk: resolved regions out of the cache, one `pread` per coalesced run.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
 
 use super::region::{Placed, Region, Target};
 use super::{EncodedUnit, Layer};
-use crate::block::{BlockSource, Cache, Extent, Key, Owner, Unit, check_range};
+use crate::block::{BlockSource, Cache, Extent, Home, Key, Origin, Owner, Unit, check_range};
 use crate::error::{Error, Kind, Result};
 
 /// Layers stacked into one disk, top first.
@@ -22,6 +23,15 @@ pub struct Chain {
     regions: Owner,
     /// Where each layer's decoded units are in the cache, by host offset.
     units: Vec<Owner>,
+}
+
+/// What some layers hold at a place, whatever lies below them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Zeros that are stored nowhere.
+    Zeros,
+    /// Anything else; it may be damaged.
+    Data,
 }
 
 impl Chain {
@@ -64,6 +74,35 @@ impl Chain {
             let start = number * Self::REGION;
             Region::resolve(&self.layers, start..(start + Self::REGION).min(self.size))
         })
+    }
+
+    /// Calls `emit` with what the top `layers` layers hold by themselves, in order: each run that
+    /// hides what lies below them, and whether it is data or zeros. Nothing is read but their
+    /// tables.
+    ///
+    /// # Errors
+    /// Those of reading the tables, and of `emit`.
+    pub fn held(
+        &self,
+        layers: usize,
+        emit: &mut dyn FnMut(Range<u64>, Held) -> Result<()>,
+    ) -> Result<()> {
+        let layers = self.layers.get(..layers).unwrap_or(&self.layers);
+        let mut start = 0;
+        while start < self.size {
+            let end = start.saturating_add(Self::REGION).min(self.size);
+            let region = Region::resolve_within(layers, start..end)?;
+            for segment in &region.segments {
+                let run = start + u64::from(segment.start)..start + u64::from(segment.end);
+                let held = match segment.target {
+                    Target::Zero => Held::Zeros,
+                    Target::Raw { .. } | Target::Encoded { .. } | Target::Damaged(_) => Held::Data,
+                };
+                emit(run, held)?;
+            }
+            start = end;
+        }
+        Ok(())
     }
 
     /// Fills the buffers of `pieces`, on several processors if there are enough of them to pay for
@@ -169,6 +208,34 @@ impl BlockSource for Chain {
                 Ok(Extent { len: extent.len.min(len), ..extent })
             }
             Target::Encoded { .. } | Target::Damaged(_) => Ok(Extent { len, hole: false }),
+        }
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        let region = self.region(offset / Self::REGION)?;
+        let inside = (offset % Self::REGION) as u32;
+        let segment = &region.segments[region.find(inside)];
+        let len = u64::from(segment.end - inside);
+        let skip = inside - segment.start;
+        match segment.target {
+            Target::Zero => Ok(Origin { len, home: Home::Zeros }),
+            Target::Raw { source, host } => {
+                let origin = self.sources[source as usize].origin_at(host + u64::from(skip))?;
+                Ok(Origin { len: origin.len.min(len), ..origin })
+            }
+            Target::Encoded { layer, unit, within } => {
+                // A layer is known by its first source: its image.
+                let first = self.layers[usize::from(layer)].first_source as usize;
+                let image = self.sources.get(first).map(|image| image.origin_at(0)).transpose()?;
+                let home = match image.map(|origin| origin.home) {
+                    Some(Home::Stored { file, offset: 0 }) => {
+                        Home::Encoded { file, unit: unit.host, within: within + skip }
+                    }
+                    _ => Home::Unknown,
+                };
+                Ok(Origin { len, home })
+            }
+            Target::Damaged(_) => Ok(Origin::unknown(len)),
         }
     }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::block::BlockSource;
 use crate::error::{Error, Result};
 
-pub use disk::Chain;
+pub use disk::{Chain, Held};
 
 /// One image file of a chain.
 pub trait Layer: Send + Sync + Debug {

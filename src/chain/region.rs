@@ -35,7 +35,8 @@ pub(super) struct Segment {
     pub target: Target,
 }
 
-/// The resolved map of one region. Its segments cover it without a gap.
+/// The resolved map of one region. Its segments cover it without a gap, unless it was resolved
+/// within some of the layers only.
 #[derive(Debug)]
 pub(super) struct Region {
     pub segments: Box<[Segment]>,
@@ -72,6 +73,27 @@ impl Region {
     /// # Errors
     /// The host's, from reading a layer's tables.
     pub(super) fn resolve(layers: &[Placed], guest: Range<u64>) -> Result<Self> {
+        let mut walk = Walk::down(layers, guest)?;
+        for range in std::mem::take(&mut walk.absent) {
+            walk.push(range, Target::Zero);
+        }
+        Ok(walk.finish())
+    }
+
+    /// The same, but what is in none of `layers` is in no segment either.
+    pub(super) fn resolve_within(layers: &[Placed], guest: Range<u64>) -> Result<Self> {
+        Ok(Walk::down(layers, guest)?.finish())
+    }
+
+    /// Index of the segment that holds `offset`, relative to the region's start.
+    pub(super) fn find(&self, offset: u32) -> usize {
+        self.segments.partition_point(|segment| segment.end <= offset)
+    }
+}
+
+impl Walk {
+    /// Asks `layers`, top first, until nothing is absent any more or there is no layer left.
+    fn down(layers: &[Placed], guest: Range<u64>) -> Result<Self> {
         let mut walk = Walk {
             start: guest.start,
             segments: Vec::new(),
@@ -85,19 +107,9 @@ impl Region {
             let absent = std::mem::take(&mut walk.absent);
             walk.ask(number as u16, placed, &absent)?;
         }
-        for range in std::mem::take(&mut walk.absent) {
-            walk.push(range, Target::Zero);
-        }
-        Ok(walk.finish())
+        Ok(walk)
     }
 
-    /// Index of the segment that holds `offset`, relative to the region's start.
-    pub(super) fn find(&self, offset: u32) -> usize {
-        self.segments.partition_point(|segment| segment.end <= offset)
-    }
-}
-
-impl Walk {
     /// Asks one layer for the ranges that are `absent` in all above it.
     ///
     /// They are asked for at once, with what lies between them: a region whose upper layers are
@@ -213,7 +225,9 @@ impl Walk {
         let mut merged: Vec<Segment> = Vec::with_capacity(self.segments.len());
         for next in self.segments {
             match merged.last_mut() {
-                Some(last) if continues(last, &next) => last.end = next.end,
+                Some(last) if last.end == next.start && continues(last, &next) => {
+                    last.end = next.end
+                }
                 _ => merged.push(next),
             }
         }

@@ -161,6 +161,33 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn the_top_layers_hold_what_hides_those_below(
+        layers in prop::collection::vec(any_layer(40), 1..6),
+        top in any::<prop::sample::Index>(),
+    ) {
+        let chain = stack(&layers);
+        let top = top.index(layers.len() + 1);
+        let mut held = vec![None; chain.len() as usize];
+        let mut end = 0;
+        chain.held(top, &mut |run, what| {
+            assert!(run.start >= end && run.end > run.start, "in order");
+            end = run.end;
+            held[run.start as usize..run.end as usize].fill(Some(what));
+            Ok(())
+        }).unwrap();
+        for (at, held) in held.into_iter().enumerate() {
+            let found = layers[..top].iter().find_map(|layer| layer.model(at as u64));
+            match held {
+                None => prop_assert_eq!(found, None),
+                Some(Held::Zeros) => prop_assert_eq!(found, Some(Ok(0))),
+                Some(Held::Data) => prop_assert!(found.is_some()),
+            }
+        }
+    }
+}
+
 #[test]
 fn depth_costs_one_walk_and_then_nothing() {
     let base = FakeLayer::new(1, vec![Block::Raw; 64], 0);

@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         let done = match resolve(&*tree, path, Follow::Always) {
             Ok(node) => copy(&*tree, node, &mut out, &mut buffer)?
                 .within(|| text::printable(path).into_owned()),
-            Err(error) => Err(error),
+            Err(error) => Err(tree.explain(error)),
         };
         if let Err(error) = done {
             failures.tell(&error);

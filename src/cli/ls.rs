@@ -71,7 +71,9 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let paths: Vec<Vec<u8>> = args.paths.iter().map(|path| path.as_bytes().to_vec()).collect();
     let mut failures = Failures::default();
     let mut out = stdout()?;
-    list(&*tree, &paths, &style, &mut out, &mut |error| failures.tell(&error))?;
+    list(&*tree, &paths, &style, &mut out, &mut |error| {
+        failures.tell(&tree.explain(error));
+    })?;
     output(out.flush())?;
     Ok(failures.outcome())
 }
@@ -398,7 +400,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn kind(kind: FileKind) -> &'static str {
+pub(super) fn kind(kind: FileKind) -> &'static str {
     match kind {
         FileKind::Regular => "file",
         FileKind::Directory => "folder",

@@ -4,8 +4,11 @@
 //! to standard error. The exit status is 0 if all went well, 1 if something failed, 2 if the
 //! command line made no sense.
 
+mod bar;
 mod cat;
+mod commit;
 mod completions;
+mod diff;
 mod info;
 pub mod ls;
 mod man;
@@ -14,7 +17,7 @@ pub mod restore;
 mod text;
 mod unmount;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
@@ -30,7 +33,7 @@ use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::Format;
 use crate::open::cow::{Cow, Purpose};
-use crate::open::view::{Shown, View, view};
+use crate::open::view::{View, view};
 use crate::open::{Opener, Reference};
 use crate::policy::Policy;
 use crate::tree::FileTree;
@@ -79,6 +82,30 @@ enum Command {
     /// finishes the rest. Files that are there already and are the same are left; files that differ
     /// are only replaced with --overwrite. A symbolic link in the way is replaced, never followed.
     Restore(restore::Args),
+    /// Tell what differs between two images, snapshots or states of one
+    ///
+    /// A line for each file: A for added, D for removed, T for one that became something else, M for one
+    /// that changed, with what of it did: contents, size, target, device, mode, owner, times
+    /// (of modification), xattrs. Folders come before what is in them, names as bytes compare.
+    ///
+    /// Contents are read only of files of equal size whose bytes do not lie in the same place of the
+    /// same image: what two snapshots or two disks of one chain share is known to be equal. With --cow, it
+    /// tells what a delta or an upper changed.
+    Diff(diff::Args),
+    /// Turn a delta into a new image or layer, or an upper into a folder or tar
+    ///
+    /// Of a delta, or any other disk image, the whole disk is written into a new qcow2 that stands alone;
+    /// holes and zeros take no room in it. With --layer it holds only what the delta does, and has the
+    /// same backing file; with --above BACKING, what all layers above that one hold together.
+    ///
+    /// Of an upper (a folder in the form of the kernel's overlayfs) the changes are written into a folder or,
+    /// if its name ends in .tar, .tar.gz, .tgz or .tar.zst, a tar in the form of a container image's
+    /// layer: .wh.NAME stands for what was removed, .wh..wh..opq for all that a folder hides.
+    /// Where the upper holds only part of a file or has renamed folders, --cow UPPER/ REF brings in what
+    /// lies below.
+    ///
+    /// What is made has its name only once it is whole and on stable storage.
+    Commit(commit::Args),
     /// Print a shell's completion script
     Completions(completions::Args),
     /// Print the manual page, or write all of them into a folder
@@ -190,18 +217,56 @@ impl TreeArgs {
         })
     }
 
-    /// Opens `reference`, with its changes to be read.
-    fn shown(&self, reference: &Reference) -> Result<Shown> {
-        let cow = self.cow(None);
-        let cow = cow.as_ref().map(|cow| (cow, Purpose::Read));
-        view(&self.open.opener(), reference, self.view, cow)
+    /// Opens `reference` as files, with its changes to be read, telling what there is to warn about.
+    pub(crate) fn tree(&self, reference: &OsStr) -> Result<Files> {
+        self.files(&self.open.opener(), reference, self.view, true)
     }
 
-    /// Opens `reference` as files, telling what there is to warn about.
-    pub(crate) fn tree(&self, reference: &OsString) -> Result<Arc<dyn FileTree>> {
-        let shown = self.shown(&Reference::from(reference.as_os_str()))?;
+    /// The same in another view or without the changes.
+    fn files(
+        &self,
+        opener: &Arc<Opener>,
+        reference: &OsStr,
+        as_view: View,
+        changed: bool,
+    ) -> Result<Files> {
+        let cow = self.cow(None).filter(|_| changed);
+        let cow = cow.as_ref().map(|cow| (cow, Purpose::Read));
+        let shown = view(opener, &Reference::from(reference), as_view, cow)?;
         warn(&shown.warnings);
-        Ok(shown.tree.files())
+        Ok(Files { tree: shown.tree.files(), no_files: shown.no_files })
+    }
+}
+
+/// The files of a reference.
+#[derive(Debug)]
+pub(crate) struct Files {
+    tree: Arc<dyn FileTree>,
+    /// Why they are those of the disk view, if nobody asked for it.
+    no_files: Option<Error>,
+}
+
+impl Files {
+    /// What failed, told to somebody who expected the files of a system: where they cannot be read,
+    /// that is why nothing was found.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        match &self.no_files {
+            Some(why) if matches!(error.kind(), Kind::NotFound | Kind::NotADirectory) => {
+                why.again().within(format!("{error}, as only the disk itself is shown")).with_hint(
+                    "strata info tells what lies on the disk; disk.img has its bytes, for the \
+                     filesystem's own tools to repair in a copy",
+                )
+            }
+            _ => error,
+        }
+    }
+}
+
+impl std::ops::Deref for Files {
+    type Target = dyn FileTree;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.tree
     }
 }
 
@@ -220,12 +285,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Ls(args) => ls::run(args),
         Command::Cat(args) => cat::run(args),
         Command::Restore(args) => restore::run(args),
+        Command::Commit(args) => commit::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Partly) => ExitCode::FAILURE,
+        Ok(Outcome::Trouble) => ExitCode::from(2),
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -331,8 +399,10 @@ pub(crate) fn output(result: io::Result<()>) -> Result<()> {
 enum Outcome {
     /// All is done.
     Done,
-    /// Something failed and was told; the rest is done.
+    /// Something failed and was told; the rest is done. Or, if that was asked: something differs.
     Partly,
+    /// It failed, and was told, where 1 means something else.
+    Trouble,
 }
 
 /// Tells failures that concern one file while the rest goes on.

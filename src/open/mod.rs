@@ -37,6 +37,8 @@ pub struct Opener {
 pub struct Disk {
     /// Its bytes.
     pub source: Arc<dyn BlockSource>,
+    /// The same as layers, unless it is a raw image by itself.
+    pub layers: Option<Arc<Chain>>,
     /// The images it is made of, top first.
     pub chain: Vec<ImageInfo>,
     /// The internal snapshots of the top image.
@@ -118,7 +120,8 @@ impl Opener {
         }
         let Assembly { layers, chain, snapshots, warnings, .. } = assembly;
         let source = Arc::new(Chain::new(layers, Arc::clone(&self.cache))?);
-        Ok(Disk { source, chain, snapshots, warnings })
+        let layers = Some(Arc::clone(&source));
+        Ok(Disk { source, layers, chain, snapshots, warnings })
     }
 
     /// A raw image by itself is its own disk: the kernel may then read it without us.
@@ -131,7 +134,7 @@ impl Opener {
         }
         let chain = vec![raw_info(&source)?];
         let warnings = written_to(&source).into_iter().collect();
-        Ok(Disk { source: Arc::new(source), chain, snapshots: Vec::new(), warnings })
+        Ok(Disk { source: Arc::new(source), layers: None, chain, snapshots: Vec::new(), warnings })
     }
 }
 

@@ -81,6 +81,8 @@ pub struct Shown {
     pub warnings: Vec<String>,
     /// Where changes of the disk go. It is to be closed once the tree is served no more.
     pub delta: Option<Arc<Delta>>,
+    /// Why the disk is shown where files were to be: [`View::Auto`] found none that can be read.
+    pub no_files: Option<Error>,
 }
 
 /// Opens what `reference` names and shows it as `view`, with the changes of `cow`.
@@ -158,7 +160,8 @@ impl Stage<'_> {
     }
 
     fn shown(self, tree: Arc<dyn FileTree>, view: View) -> Shown {
-        Shown { tree: Served::ReadOnly(tree), view, warnings: self.warnings, delta: self.delta }
+        let tree = Served::ReadOnly(tree);
+        Shown { tree, view, warnings: self.warnings, delta: self.delta, no_files: None }
     }
 
     fn auto(mut self) -> Result<Shown> {
@@ -167,13 +170,9 @@ impl Stage<'_> {
             Ok(contents) => {
                 self.warnings
                     .extend(contents.table.iter().flat_map(|table| table.warnings.clone()));
-                self.warnings.push(format!("{}: showing the disk", contents.nothing_known()));
-                return self.disk_without_warnings();
+                return self.disk_for_want_of_files(contents.nothing_known());
             }
-            Err(error) => {
-                self.warnings.push(format!("{error}: showing the disk"));
-                return self.disk_without_warnings();
-            }
+            Err(error) => return self.disk_for_want_of_files(error),
         };
         let mut warnings = contents.warnings();
         match contents.files(&mut warnings) {
@@ -242,6 +241,11 @@ impl Stage<'_> {
         self.disk_without_warnings()
     }
 
+    fn disk_for_want_of_files(mut self, why: Error) -> Result<Shown> {
+        self.warnings.push(format!("{why}: showing the disk"));
+        Ok(Shown { no_files: Some(why), ..self.disk_without_warnings()? })
+    }
+
     fn disk_without_warnings(self) -> Result<Shown> {
         let mut folder = self.folder();
         let root = folder.root();
@@ -269,7 +273,8 @@ impl Stage<'_> {
             folder.add_sink(root, name.as_bytes(), Arc::new(window), allocated, changed)?;
         }
         let tree = Served::Writable(Arc::new(folder));
-        Ok(Shown { tree, view: View::Disk, warnings: self.warnings, delta: self.delta })
+        let Self { warnings, delta, .. } = self;
+        Ok(Shown { tree, view: View::Disk, warnings, delta, no_files: None })
     }
 
     fn snapshots(self) -> Result<Shown> {

@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::{Attr, DirEntry, FileKind, FileTree, NodeId, StatFs};
-use crate::block::Extent;
+use crate::block::{Extent, Origin};
 use crate::error::{Error, Kind, Result};
 
 /// Bits of a node's number within its member.
@@ -293,6 +293,11 @@ impl FileTree for Composed {
     fn extent_at(&self, node: NodeId, offset: u64) -> Result<Extent> {
         let (tree, inner) = self.tree(node)?;
         tree.extent_at(inner.node, offset)
+    }
+
+    fn origin_at(&self, node: NodeId, offset: u64) -> Result<Origin> {
+        let (tree, inner) = self.tree(node)?;
+        tree.origin_at(inner.node, offset)
     }
 
     fn xattr_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {

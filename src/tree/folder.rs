@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{Attr, DirEntry, FileKind, FileTree, NodeId, StatFs, Time};
-use crate::block::{BlockSink, BlockSource, Extent};
+use crate::block::{BlockSink, BlockSource, Extent, Origin};
 use crate::error::{Error, Kind, Result};
 
 use write::Times;
@@ -262,6 +262,15 @@ impl FileTree for Folder {
             return Err(Error::new(Kind::OutOfBounds, message));
         }
         source.extent_at(offset)
+    }
+
+    fn origin_at(&self, id: NodeId, offset: u64) -> Result<Origin> {
+        let source = self.source(id)?;
+        if offset >= source.len() {
+            let message = format!("{offset:#x} is past the end at {:#x}", source.len());
+            return Err(Error::new(Kind::OutOfBounds, message));
+        }
+        source.origin_at(offset)
     }
 
     fn xattr_names(&self, id: NodeId) -> Result<Vec<Vec<u8>>> {

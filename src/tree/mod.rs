@@ -1,6 +1,7 @@
 //! Files: the tree trait, and what combines trees.
 
 pub mod composed;
+pub mod difference;
 pub mod folder;
 pub mod overlay;
 pub mod path;
@@ -9,7 +10,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::block::Extent;
+use crate::block::{Extent, Origin};
 use crate::error::Result;
 
 /// One file of a tree, found again by this number alone: an inode number, an index.
@@ -57,6 +58,10 @@ pub trait FileTree: Send + Sync + Debug {
     /// Whether a regular file has data or a hole at `offset`, which is below its size, and how
     /// far that is known to go on; see [`BlockSource::extent_at`](crate::block::BlockSource::extent_at).
     fn extent_at(&self, node: NodeId, offset: u64) -> Result<Extent>;
+
+    /// Where the bytes of a regular file at `offset`, which is below its size, finally lie; see
+    /// [`BlockSource::origin_at`](crate::block::BlockSource::origin_at).
+    fn origin_at(&self, node: NodeId, offset: u64) -> Result<Origin>;
 
     /// The full names (`user.comment`) of a file's extended attributes.
     fn xattr_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>>;

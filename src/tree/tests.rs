@@ -321,6 +321,9 @@ fn a_node_too_large_for_a_combined_tree_is_an_error() {
         fn extent_at(&self, node: NodeId, offset: u64) -> Result<Extent> {
             self.0.extent_at(node, offset)
         }
+        fn origin_at(&self, node: NodeId, offset: u64) -> Result<Origin> {
+            self.0.origin_at(node, offset)
+        }
         fn xattr_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
             self.0.xattr_names(node)
         }

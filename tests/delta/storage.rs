@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 
-use stratafs::block::{BlockSource, Extent, Storage};
+use stratafs::block::{BlockSource, Extent, Origin, Storage};
 use stratafs::error::{Error, Kind, Result};
 
 /// One change of the storage.
@@ -151,6 +151,10 @@ impl BlockSource for Below {
         let end = (offset / 4096 * 4096 + 4096).min(self.len());
         let hole = self.0[offset as usize..end as usize].iter().all(|&byte| byte == 0);
         Ok(Extent { len: end - offset, hole })
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        Ok(Origin::unknown(self.len() - offset))
     }
 
     fn whole_file(&self) -> Option<&File> {

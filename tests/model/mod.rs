@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use stratafs::block::Extent;
+use stratafs::block::{Extent, Origin};
 use stratafs::error::{Error, Kind, Result};
 use stratafs::tree::{Attr, DirEntry, FileKind, FileTree, NodeId, StatFs, Time};
 
@@ -206,6 +206,11 @@ impl FileTree for Model {
             blocks.range(first..).next().map_or(u64::MAX / BLOCK, |(block, _)| *block)
         };
         Ok(Extent { len: (end * BLOCK).min(size) - offset, hole: !data })
+    }
+
+    fn origin_at(&self, node: NodeId, offset: u64) -> Result<Origin> {
+        let size = self.attr(node)?.size;
+        Ok(Origin::unknown(size.saturating_sub(offset).max(1)))
     }
 
     fn xattr_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use stratafs::block::Home;
 use stratafs::error::Kind;
 use stratafs::tree::{Attr, FileKind, FileTree, NodeId};
 
@@ -197,6 +198,12 @@ fn extents(tree: &dyn FileTree, attr: &Attr) {
                 let bytes = read(tree, attr, offset, extent.len.min(SAMPLE) as usize);
                 assert!(bytes.iter().all(|&byte| byte == 0), "a hole at {at} is zeros");
             }
+        }
+        let origin = tree.origin_at(attr.node, at).unwrap();
+        assert!(origin.len > 0 && at + origin.len <= attr.size, "{origin:?} at {at}");
+        if origin.home == Home::Zeros {
+            let bytes = read(tree, attr, at, origin.len.min(SAMPLE) as usize);
+            assert!(bytes.iter().all(|&byte| byte == 0), "what lies nowhere at {at} is zeros");
         }
         let middle = at + extent.len / 2;
         let inner = tree.extent_at(attr.node, middle).unwrap();

@@ -66,7 +66,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
     let tree = args.tree.tree(&args.reference)?;
-    let items = items(&*tree, &args.paths)?;
+    let items = items(&*tree, &args.paths).map_err(|error| tree.explain(error))?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // The second time, go at once.

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Scope;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget};
 
+use super::super::bar::style;
 use super::engine::{Item, Progress, measure};
 use super::text;
 use crate::error::Error;
@@ -85,11 +86,6 @@ impl Display {
             log::info!("{path}: {error}");
         }
     }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    // The templates are ours; a mistake in one must not stop a restore.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 fn write(text: &str) {

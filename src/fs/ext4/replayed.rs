@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::cause::Cause;
 use super::journal;
-use crate::block::{BlockSource, Extent};
+use crate::block::{BlockSource, Extent, Origin};
 use crate::error::Result;
 
 /// The journal's copy of a block.
@@ -104,6 +104,27 @@ impl BlockSource for Replayed {
             }
             None => self.source.extent_at(offset),
         }
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        let block = offset / self.block_size;
+        let within = offset % self.block_size;
+        let Some((copied, copy)) = self.next_copy(block) else {
+            return self.source.origin_at(offset);
+        };
+        if copied != block {
+            let origin = self.source.origin_at(offset)?;
+            let free = copied.saturating_mul(self.block_size) - offset;
+            return Ok(Origin { len: origin.len.min(free), ..origin });
+        }
+        let rest = self.block_size - within;
+        let len = rest.min(self.len().saturating_sub(offset)).max(1);
+        // An escaped block is not what is stored.
+        if copy.escaped || copy.damaged {
+            return Ok(Origin::unknown(len));
+        }
+        let origin = self.source.origin_at(copy.place * self.block_size + within)?;
+        Ok(Origin { len: origin.len.min(len), ..origin })
     }
 
     fn whole_file(&self) -> Option<&File> {

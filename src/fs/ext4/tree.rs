@@ -9,7 +9,7 @@ use super::dir::Scan;
 use super::encrypted::Shown;
 use super::inode::{Inode, ROOT, flag};
 use super::map::Node;
-use crate::block::{Extent, Key};
+use crate::block::{Extent, Home, Key, Origin};
 use crate::error::{Error, Kind, Result};
 use crate::tree::{Attr, DirEntry, FileKind, FileTree, NodeId, StatFs};
 
@@ -195,6 +195,26 @@ impl FileTree for Ext4 {
         let piece = node.piece(self, offset / size)?;
         let len = piece.len.saturating_mul(size) - offset % size;
         Ok(Extent { len: len.min(rest), hole: piece.physical.is_none() })
+    }
+
+    fn origin_at(&self, node: NodeId, offset: u64) -> Result<Origin> {
+        let node = self.file(node)?;
+        let rest = node.inode.attr.size.saturating_sub(offset).max(1);
+        if node.inline().is_some() {
+            return Ok(Origin::unknown(rest));
+        }
+        let size = self.sb.block_size;
+        let within = offset % size;
+        let piece = node.piece(self, offset / size)?;
+        let len = (piece.len.saturating_mul(size) - within).min(rest);
+        let Some(block) = piece.physical else {
+            return Ok(Origin { len, home: Home::Zeros });
+        };
+        let place = block.checked_mul(size).and_then(|start| start.checked_add(within));
+        let place = place.filter(|&place| place < self.source.len());
+        let place = place.ok_or(Cause::BeyondImage { what: "data block", block })?;
+        let origin = self.source.origin_at(place)?;
+        Ok(Origin { len: origin.len.min(len), ..origin })
     }
 
     fn xattr_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::host::{self, Host};
 use super::node::{Form, Node};
 use super::{Overlay, read_only};
-use crate::block::Extent;
+use crate::block::{Extent, Origin};
 use crate::error::{Error, Kind, Result};
 use crate::tree::{Allocate, NodeId, SetTime};
 
@@ -94,6 +94,17 @@ impl Overlay {
                 // Cut or grown, and then interrupted: what the lower has not are zeros.
                 room.get_mut(count..).unwrap_or_default().fill(0);
                 Ok(room.len())
+            }
+        }
+    }
+
+    /// Where the bytes at `offset` finally lie: told for what is still the lower's.
+    pub(super) fn origin(&self, node: &Arc<Node>, offset: u64) -> Result<Origin> {
+        match self.source(node)? {
+            Source::Lower(lower, u64::MAX) => self.lower.origin_at(lower, offset),
+            Source::Upper(_) | Source::Lower(..) => {
+                let size = self.attributes(node)?.size;
+                Ok(Origin::unknown(size.saturating_sub(offset).max(1)))
             }
         }
     }

@@ -41,7 +41,7 @@ use super::{
     Allocate, Attr, Caller, Changes, DirEntry, FileTree, NewFile, NodeId, Rename, SetXattr, StatFs,
     WritableTree,
 };
-use crate::block::Extent;
+use crate::block::{Extent, Origin};
 use crate::error::{Error, Kind, Result, ResultExt};
 use host::Host;
 use marks::Marks;
@@ -308,6 +308,10 @@ impl FileTree for Overlay {
 
     fn extent_at(&self, node: NodeId, offset: u64) -> Result<Extent> {
         self.extent(&self.node(node)?, offset)
+    }
+
+    fn origin_at(&self, node: NodeId, offset: u64) -> Result<Origin> {
+        self.origin(&self.node(node)?, offset)
     }
 
     fn xattr_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {

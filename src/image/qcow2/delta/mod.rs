@@ -36,7 +36,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::header::Compression;
-use crate::block::{BlockSink, BlockSource, Extent, FileStorage, Storage, check_range};
+use crate::block::{BlockSink, BlockSource, Extent, FileStorage, Origin, Storage, check_range};
 use crate::chain::ParentLocator;
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -244,6 +244,11 @@ impl BlockSource for Delta {
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         self.overlay.named(self.overlay.extent(offset))
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        // What is written may move.
+        Ok(Origin::unknown(self.overlay.size.saturating_sub(offset).max(1)))
     }
 
     fn whole_file(&self) -> Option<&File> {

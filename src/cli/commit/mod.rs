@@ -1,0 +1,253 @@
+//! `strata commit`.
+
+mod blocks;
+mod partial;
+mod upper;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::bar::Bar;
+use super::{Outcome, TreeArgs, text, warn};
+use crate::block::BlockSink;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::image::ImageInfo;
+use crate::image::qcow2::{Backing, Delta, NewDelta};
+use crate::open::cow::Cow;
+use crate::open::{Disk, Reference};
+use blocks::{Progress, What};
+use partial::Partial;
+use upper::{Compression, Layer, Tar, Unpacked};
+
+/// Options of `strata commit`.
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "strata commit [OPTIONS] --to NEW.qcow2 DELTA\n       \
+                      strata commit [OPTIONS] --to DIR|NEW.tar[.gz|.zst] UPPER/\n       \
+                      strata commit [OPTIONS] --to DIR|NEW.tar[.gz|.zst] --cow UPPER/ REF",
+    after_help = "Example: strata commit changes.qcow2 --to new.qcow2"
+)]
+pub(super) struct Args {
+    /// A delta, or any other disk image; or an upper
+    #[arg(value_name = "DELTA|UPPER/")]
+    what: OsString,
+
+    /// What to make: an image, a folder, or a tar
+    #[arg(long, value_name = "PATH")]
+    to: PathBuf,
+
+    /// Make a layer of what the delta itself holds, with the same backing file
+    #[arg(long, conflicts_with = "above")]
+    layer: bool,
+
+    /// Make a layer of what all images of its chain above this one hold, with this backing file
+    #[arg(long, value_name = "BACKING")]
+    above: Option<PathBuf>,
+
+    /// Replace what is there
+    #[arg(long)]
+    overwrite: bool,
+
+    /// Of a tar: tell no time of modification later than this, in seconds since 1970 [default:
+    /// $SOURCE_DATE_EPOCH]
+    #[arg(long, value_name = "SECONDS")]
+    source_date_epoch: Option<i64>,
+
+    /// Print neither progress nor summary
+    #[arg(short, long)]
+    quiet: bool,
+
+    #[command(flatten)]
+    tree: TreeArgs,
+}
+
+pub(super) fn run(args: &Args) -> Result<Outcome> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second time, go at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .within(|| "cannot watch for signals")?;
+    }
+    let told = match args.tree.cow(None) {
+        Some(Cow::Upper { dir, .. }) => {
+            let lower =
+                args.tree.files(&args.tree.open.opener(), &args.what, args.tree.view, false)?;
+            upper(args, &dir, Some(&*lower), &stop)?
+        }
+        Some(_) => {
+            return Err(Error::new(Kind::Usage, "a delta names the image below it itself")
+                .with_hint("strata commit DELTA --to NEW.qcow2"));
+        }
+        None if Path::new(&args.what).is_dir() => upper(args, Path::new(&args.what), None, &stop)?,
+        None => disk(args, &stop)?,
+    };
+    if !args.quiet {
+        let line = format!("{told}\n");
+        super::output(std::io::Write::write_all(&mut super::stdout()?, line.as_bytes()))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Makes an image of a disk or of some of its layers.
+fn disk(args: &Args, stop: &AtomicBool) -> Result<String> {
+    if args.source_date_epoch.is_some() {
+        let message = "--source-date-epoch is about tars, and this makes a disk image";
+        return Err(Error::new(Kind::Usage, message));
+    }
+    let disk = args.tree.open.opener().disk(&Reference::from(args.what.as_os_str()))?;
+    warn(&disk.warnings);
+    let above = above(args, &disk)?;
+    let partial = Partial::begin(&args.to, args.overwrite)?;
+    let backing = match above {
+        Some((_, image)) => Some((name_of(image, &args.to)?, image.format.to_string())),
+        None => None,
+    };
+    let new = NewDelta {
+        // A qcow2 is made of sectors.
+        size: disk.source.len().next_multiple_of(512),
+        backing: backing.as_ref().map(|(name, format)| Backing { name, format }),
+    };
+    let path = partial.path();
+    let shown = || args.to.display().to_string();
+    Delta::create(&path, &new).within(shown)?;
+    let sink = Delta::open(&path, None, None).within(shown)?;
+    let what = match (&disk.layers, above) {
+        (Some(chain), Some((layers, _))) => What::Above(chain, layers),
+        _ => What::Everything,
+    };
+    let progress = Progress::default();
+    let bar = Bar::new(args.quiet, Some(disk.source.len()));
+    std::thread::scope(|scope| {
+        bar.show(scope, || (progress.bytes.load(Ordering::Relaxed), String::new()));
+        let done = blocks::copy(&*disk.source, what, &sink, &progress, stop);
+        bar.finish();
+        done
+    })?;
+    sink.flush().within(shown)?;
+    sink.close().within(shown)?;
+    File::open(&path).and_then(|file| file.sync_all()).within(shown)?;
+    let allocated = std::fs::metadata(&path).within(shown)?.blocks().saturating_mul(512);
+    partial.finish(args.overwrite)?;
+    let written = text::size(progress.written.load(Ordering::Relaxed));
+    let on = backing.map_or(String::new(), |(name, _)| format!(" above {}", name.display()));
+    let size = text::size(allocated);
+    Ok(format!("{}: {written} of data in {size}{on}", args.to.display()))
+}
+
+/// How many layers the new one is made of, and the image it is to have below it.
+fn above<'a>(args: &Args, disk: &'a Disk) -> Result<Option<(usize, &'a ImageInfo)>> {
+    if let Some(wanted) = &args.above {
+        let identity = |path: &Path| {
+            let metadata = std::fs::metadata(path).within(|| path.display().to_string())?;
+            Ok::<_, Error>((metadata.dev(), metadata.ino()))
+        };
+        let wanted_identity = identity(wanted)?;
+        for (depth, image) in disk.chain.iter().enumerate().skip(1) {
+            if identity(&image.path)? == wanted_identity {
+                return Ok(Some((depth, image)));
+            }
+        }
+        let message = format!("{} is none of the images below it", wanted.display());
+        let error = Error::new(Kind::Usage, message).within(args.what.display().to_string());
+        return Err(error.with_hint("strata info tells the chain"));
+    }
+    if !args.layer {
+        return Ok(None);
+    }
+    match disk.chain.get(1) {
+        Some(image) => Ok(Some((1, image))),
+        None => Err(Error::new(Kind::Usage, "has no backing file, so there is no layer of it")
+            .within(args.what.display().to_string())
+            .with_hint("without --layer, the whole disk is written")),
+    }
+}
+
+/// How the image `to` names `image`: relative to its own folder if that is above it.
+fn name_of(image: &ImageInfo, to: &Path) -> Result<OsString> {
+    let shown = || image.path.display().to_string();
+    let path = image.path.canonicalize().within(shown)?;
+    let folder = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().within(|| folder.display().to_string())?;
+    let name: &OsStr = match path.strip_prefix(&folder) {
+        Ok(below) => below.as_os_str(),
+        Err(_) => path.as_os_str(),
+    };
+    // What is before a colon would be taken for a protocol.
+    if name.as_bytes().contains(&b':') && !name.as_bytes().starts_with(b"/") {
+        let mut name_here = OsString::from("./");
+        name_here.push(name);
+        return Ok(name_here);
+    }
+    Ok(name.to_owned())
+}
+
+/// Makes a folder or a tar of an upper.
+fn upper(
+    args: &Args,
+    dir: &Path,
+    lower: Option<&dyn crate::tree::FileTree>,
+    stop: &AtomicBool,
+) -> Result<String> {
+    if args.layer || args.above.is_some() {
+        let message = "--layer and --above are about disk images, and this is an upper";
+        return Err(Error::new(Kind::Usage, message));
+    }
+    let shown = || args.to.display().to_string();
+    let compression = Compression::of(&args.to);
+    let partial = Partial::begin(&args.to, args.overwrite)?;
+    let path = partial.path();
+    let mut layer: Box<dyn Layer> = match compression {
+        Some(compression) => {
+            Box::new(Tar::create(&path, compression, latest(args)?).within(shown)?)
+        }
+        None if args.source_date_epoch.is_some() => {
+            return Err(Error::new(Kind::Usage, "--source-date-epoch is about tars"));
+        }
+        None => Box::new(Unpacked::create(&path).within(shown)?),
+    };
+    let progress = upper::Progress::default();
+    let bar = Bar::new(args.quiet, None);
+    std::thread::scope(|scope| {
+        bar.show(scope, || {
+            let files = progress.files.load(Ordering::Relaxed);
+            (progress.bytes.load(Ordering::Relaxed), text::count(files, "file", "files"))
+        });
+        let done = upper::write(dir, lower, &mut *layer, &progress, stop);
+        bar.finish();
+        done.within(|| dir.display().to_string())
+    })?;
+    let mut losses = layer.finish().within(shown)?;
+    let sockets = progress.sockets.load(Ordering::Relaxed);
+    if sockets > 0 {
+        losses.push(format!("{} left out", text::count(sockets, "socket", "sockets")));
+    }
+    warn(&losses);
+    partial.finish(args.overwrite)?;
+    let files = text::count(progress.files.load(Ordering::Relaxed), "entry", "entries");
+    let bytes = text::size(progress.bytes.load(Ordering::Relaxed));
+    Ok(format!("{}: {files}, {bytes}", args.to.display()))
+}
+
+/// The latest time a tar may tell: as reproducible builds say it.
+fn latest(args: &Args) -> Result<Option<i64>> {
+    let Some(told) = std::env::var_os("SOURCE_DATE_EPOCH") else {
+        return Ok(args.source_date_epoch);
+    };
+    let told = told.to_string_lossy();
+    match (args.source_date_epoch, told.parse()) {
+        (Some(seconds), _) | (None, Ok(seconds)) => Ok(Some(seconds)),
+        (None, Err(_)) => {
+            let message = format!("SOURCE_DATE_EPOCH is \"{told}\", which is no number of seconds");
+            Err(Error::new(Kind::Usage, message))
+        }
+    }
+}

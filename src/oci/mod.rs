@@ -1,0 +1,3 @@
+//! Layered images: for now, the tar that a layer is.
+
+pub mod tar;
