@@ -10,6 +10,7 @@
 mod bitmap;
 mod cause;
 mod compression;
+mod delta;
 mod extension;
 mod header;
 mod layer;
@@ -30,6 +31,7 @@ use crate::block::BlockSource;
 use crate::chain::ParentLocator;
 use crate::error::{Error, Kind, Result};
 
+pub use delta::{Backing, Delta, NewDelta};
 pub use layer::Qcow2;
 
 /// Whether `head`, the first bytes of a file, are those of a qcow2 image.
