@@ -1,6 +1,8 @@
 //! From a reference on the command line to a disk: the only place that puts formats, policy and
 //! chains together.
 
+pub mod backing;
+pub mod bootable;
 pub mod cow;
 mod fstab;
 mod names;
