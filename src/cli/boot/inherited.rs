@@ -8,8 +8,9 @@ use rustix::io::FdFlags;
 
 use crate::error::{Result, ResultExt};
 
-/// The least number one gets, so that numbers are mostly the same from one run to the next.
-const FIRST: RawFd = 10;
+/// The least number one gets: above those of the longest chain of images, so that numbers are the
+/// same from one run to the next.
+const FIRST: RawFd = 600;
 
 /// Files for the program that takes the place of this one.
 #[derive(Debug)]

@@ -15,12 +15,16 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use rustix::process::Signal;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::mount::{self, Unmount};
+
+/// How long a mount that nobody uses may take to end.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A lock on a file.
 #[derive(Debug)]
@@ -84,7 +88,8 @@ impl Lease {
         Ok(Self { lock: open(path, false)?, path: path.to_owned() })
     }
 
-    /// Sends this process SIGTERM, which unmounts, once nobody holds the lock.
+    /// Sends this process SIGTERM, which unmounts, once nobody holds the lock; and again if that
+    /// has not ended it soon. A copy of the mount in somebody else's namespace may keep it in use.
     ///
     /// # Errors
     /// The host's.
@@ -92,8 +97,12 @@ impl Lease {
         let lock = self.lock.try_clone().within(|| self.path.display().to_string())?;
         let wait = move || {
             let flock = || rustix::fs::flock(&lock, FlockOperation::LockExclusive);
-            if rustix::io::retry_on_intr(flock).is_ok() {
+            if rustix::io::retry_on_intr(flock).is_err() {
+                return;
+            }
+            loop {
                 let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
+                thread::sleep(GRACE);
             }
         };
         thread::Builder::new().name("strata-lease".to_owned()).spawn(wait).within(|| "serving")?;
