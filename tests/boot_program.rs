@@ -540,7 +540,8 @@ fn a_boot_loader_starts_its_system() {
     let place = Place::new();
     let image = fixture("debian-chain/layer-32.qcow2");
     let mut command = place.boot();
-    let mut machine = place.start("console", command.args(["--accel=tcg", "--memory=512M"]).arg(image));
+    let mut machine =
+        place.start("console", command.args(["--accel=tcg", "--memory=512M"]).arg(image));
     machine.wait_for("STRATA-BOOT-OK");
     machine.signal(Signal::TERM);
     assert!(machine.end().success(), "{}", machine.complained());
