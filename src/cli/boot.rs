@@ -24,7 +24,7 @@ use crate::open::Reference;
 use crate::open::bootable::{Bootable, Processor, bootable};
 use inherited::Inherited;
 use kernel::Kernel;
-use machine::{Accel, Arch, Firmware, Machine, Network};
+use machine::{Accel, Arch, Bus, Firmware, Machine, Network};
 use shared::Shared;
 
 pub(super) use lease::Lease;
@@ -51,6 +51,10 @@ pub(super) struct Args {
     /// Let this port of 127.0.0.1 lead to the guest's SSH
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     ssh: Option<u16>,
+
+    /// What the guest sees its disk at
+    #[arg(long, default_value = "virtio")]
+    bus: Bus,
 
     /// How the guest reaches the network
     #[arg(long, default_value = "user")]
@@ -141,6 +145,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         initrd: args.initrd.as_deref(),
         append: args.append.as_deref(),
         console: arch.console(),
+        bus: args.bus,
     });
     let kernel = wanted.map(|wanted| Kernel::find(&wanted, &found, &mut inherited)).transpose()?;
     let firmware = firmware(args, arch, &found, &mut inherited, &mut notes)?;
@@ -166,6 +171,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         base: &base,
         delta,
         keep: args.cow.is_some(),
+        bus: args.bus,
         network: args.network,
         ssh: args.ssh,
         display: args.display,

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::MemfdFlags;
 
 use super::inherited::Inherited;
+use super::machine::Bus;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::bootable::Bootable;
 use crate::tree::path::{Follow, Resolved, locate};
@@ -40,6 +41,7 @@ pub(super) struct Wanted<'a> {
     pub append: Option<&'a str>,
     /// The guest's name of its first serial port.
     pub console: &'a str,
+    pub bus: Bus,
 }
 
 impl Kernel {
@@ -78,8 +80,7 @@ impl Kernel {
         };
         // The kernel takes the last of each: what the person says comes after what we guess.
         let mut append = match found.root {
-            Some(0) => "root=/dev/vda ro ".to_owned(),
-            Some(number) => format!("root=/dev/vda{number} ro "),
+            Some(number) => format!("root={} ro ", wanted.bus.linux_name(number)),
             None => String::new(),
         };
         append.push_str("console=");

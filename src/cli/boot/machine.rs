@@ -109,6 +109,42 @@ pub(super) enum Firmware {
     File(PathBuf),
 }
 
+/// What the guest sees its disk at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Bus {
+    /// The fastest, and vda for Linux
+    Virtio,
+    /// For guests that know nothing of virtual machines, and sda for Linux
+    Sata,
+    /// Another such, and nvme0n1 for Linux
+    Nvme,
+}
+
+impl Bus {
+    /// The disk as QEMU's device.
+    fn device(self) -> &'static str {
+        match self {
+            Bus::Virtio => "virtio-blk-pci,drive=disk,bootindex=1",
+            Bus::Sata => "ide-hd,drive=disk,bus=sata.0,bootindex=1",
+            Bus::Nvme => "nvme,drive=disk,serial=strata,bootindex=1",
+        }
+    }
+
+    /// What a Linux guest calls a partition of its disk, or the disk as a whole for number 0.
+    pub(super) fn linux_name(self, number: u32) -> String {
+        let disk = match self {
+            Bus::Virtio => "/dev/vda",
+            Bus::Sata => "/dev/sda",
+            Bus::Nvme => "/dev/nvme0n1",
+        };
+        match (number, self) {
+            (0, _) => disk.to_owned(),
+            (number, Bus::Nvme) => format!("{disk}p{number}"),
+            (number, _) => format!("{disk}{number}"),
+        }
+    }
+}
+
 /// How the guest reaches the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Network {
@@ -137,6 +173,7 @@ pub(super) struct Machine<'a> {
     pub delta: String,
     /// Whether the delta is kept: what the guest flushes is then flushed.
     pub keep: bool,
+    pub bus: Bus,
     pub network: Network,
     /// The port of this host's loopback that leads to the guest's port 22.
     pub ssh: Option<u16>,
@@ -189,7 +226,11 @@ impl Machine<'_> {
         add(&["-m", &format!("{}M", self.memory.div_ceil(1 << 20))]);
         add(&["-blockdev", &plain_file("base", &self.base.to_string_lossy(), true)]);
         add(&["-blockdev", &self.disk()]);
-        add(&["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
+        if self.bus == Bus::Sata {
+            // The machine for x86 has one too, which none of ARM has.
+            add(&["-device", "ich9-ahci,id=sata"]);
+        }
+        add(&["-device", self.bus.device()]);
         add(&["-device", "virtio-rng-pci"]);
         if self.network == Network::User {
             let mut user = "user,id=net".to_owned();

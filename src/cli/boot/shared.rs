@@ -94,7 +94,7 @@ impl Shared {
 
     /// Asks the server: the kernel answers other questions for one that is dead.
     fn is_served(&self) -> bool {
-        rustix::fs::statfs(&self.disk()).is_ok()
+        rustix::fs::statfs(self.disk()).is_ok()
     }
 
     fn serve(&self, reference: &Reference, open: &OpenArgs, lock: &Path) -> Result<()> {
@@ -130,11 +130,11 @@ fn lock_name(lock: &Path) -> String {
 
 /// The error that a process of ours printed.
 fn as_told(text: &str) -> Error {
-    let line = |prefix: &str| text.lines().filter_map(|line| line.strip_prefix(prefix)).next_back();
-    let errors = text.lines().filter_map(|line| line.strip_prefix("strata: "));
-    let error = errors.filter(|line| !line.starts_with("warning: ")).next_back();
+    let hint = text.lines().filter_map(|line| line.strip_prefix("hint: ")).next_back();
+    let mut errors = text.lines().filter_map(|line| line.strip_prefix("strata: "));
+    let error = errors.rfind(|line| !line.starts_with("warning: "));
     let error = error.unwrap_or("the server of the disk could not be started").to_owned();
-    match line("hint: ") {
+    match hint {
         Some(hint) => Error::new(Kind::Io, error).with_hint(hint.to_owned()),
         None => Error::new(Kind::Io, error),
     }
