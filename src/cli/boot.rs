@@ -15,13 +15,15 @@ mod shared;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use super::OpenArgs;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::open::Reference;
+use crate::image::Format;
 use crate::open::bootable::{Bootable, Processor, bootable};
+use crate::open::{Disk, Reference};
 use inherited::Inherited;
 use kernel::Kernel;
 use machine::{Accel, Arch, Bus, Firmware, Machine, Network};
@@ -31,6 +33,7 @@ pub(super) use lease::Lease;
 
 /// Options of `strata boot`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: strata boot --cow fix.qcow2 --ssh 2222 disk.qcow2")]
 pub(super) struct Args {
     /// What to boot
     #[arg(value_name = "REF")]
@@ -128,7 +131,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let opener = args.open.opener();
     let disk = opener.disk(&reference)?;
     super::warn(&disk.warnings);
-    let found = bootable(&disk, &opener.cache);
+    let changed = args.cow.as_deref().and_then(|delta| changed(delta, &reference, &args.open));
+    let found = bootable(changed.as_ref().unwrap_or(&disk), &opener.cache);
+    drop(changed);
     let mut notes = Notes::default();
     let arch = arch(args, &found)?;
     let shared = Shared::new(&reference, &disk, &args.open)?;
@@ -187,6 +192,22 @@ pub(super) fn run(args: &Args) -> Result<()> {
     log::info!("running {}", String::from_utf8_lossy(&machine::shell(&command)));
     inherited.add(|| Ok(lock.into()))?;
     become_program(&command, &inherited)
+}
+
+/// The disk with the changes that `delta` holds already: a guest may have got a new kernel since.
+fn changed(delta: &Path, reference: &Reference, open: &OpenArgs) -> Option<Disk> {
+    if !delta.is_file() {
+        return None;
+    }
+    let mut opener = open.opener();
+    if let Some(opener) = Arc::get_mut(&mut opener) {
+        opener.format = Some(Format::Qcow2);
+        // The person named both.
+        opener.policy.allow_paths.extend(reference.path.parent().map(Path::to_owned));
+        opener.policy.no_backing = false;
+    }
+    let opened = opener.disk(&Reference { path: delta.to_owned(), snapshot: None });
+    opened.inspect_err(|error| log::info!("looking at the image without its changes: {error}")).ok()
 }
 
 /// Puts `command` in the place of this process.
