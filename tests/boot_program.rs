@@ -358,7 +358,7 @@ fn kernels_come_out_of_the_image() {
     let kernel = ["--kernel=image:/vmlinuz", "--append=quiet -x", "--accel=tcg"];
     let (command, told) = dry(&place, &kernel, Path::new(&snapshot));
     let expected = "-kernel /proc/self/fd/600 -initrd /proc/self/fd/601 \
-                    -append 'root=/dev/vda2 ro console=ttyS0 quiet -x'";
+                    -append 'root=/dev/vda2 ro console=ttyS0 no_timer_check quiet -x'";
     assert!(command.contains(expected), "{command}");
     assert!(command.starts_with("qemu-system-x86_64 "), "by its programs: {command}");
     assert_eq!(told, "");

@@ -151,6 +151,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         append: args.append.as_deref(),
         console: arch.console(),
         bus: args.bus,
+        emulated: accel == Accel::Tcg,
     });
     let kernel = wanted.map(|wanted| Kernel::find(&wanted, &found, &mut inherited)).transpose()?;
     let firmware = firmware(args, arch, &found, &mut inherited, &mut notes)?;

@@ -42,6 +42,8 @@ pub(super) struct Wanted<'a> {
     /// The guest's name of its first serial port.
     pub console: &'a str,
     pub bus: Bus,
+    /// Whether the processor is emulated.
+    pub emulated: bool,
 }
 
 impl Kernel {
@@ -85,6 +87,10 @@ impl Kernel {
         };
         append.push_str("console=");
         append.push_str(wanted.console);
+        // Ticks come late where many machines are emulated at once, and Linux would give up.
+        if wanted.emulated {
+            append.push_str(" no_timer_check");
+        }
         if let Some(wanted) = wanted.append {
             append.push(' ');
             append.push_str(wanted);
