@@ -5,6 +5,7 @@
 //! command line made no sense.
 
 mod bar;
+mod boot;
 mod cat;
 mod commit;
 mod completions;
@@ -106,6 +107,15 @@ enum Command {
     ///
     /// What is made has its name only once it is whole and on stable storage.
     Commit(commit::Args),
+    /// Start a virtual machine from an image, and throw away or keep what it writes
+    ///
+    /// The image is never written: what the machine writes goes to a temporary file, or to the one named
+    /// with --cow. Its console is this terminal; Ctrl-A X ends the machine at once, and Ctrl-C reaches
+    /// the guest. This needs QEMU, and is it from then on: its exit status is QEMU's, and signals
+    /// go to it. All machines started from one image share one cache.
+    ///
+    /// QEMU's own options come last, after --.
+    Boot(boot::Args),
     /// Print a shell's completion script
     Completions(completions::Args),
     /// Print the manual page, or write all of them into a folder
@@ -190,6 +200,26 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 impl OpenArgs {
+    /// The same options for another process of ours, which may be in another folder.
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = vec![OsString::from(format!("--cache-size={}", self.cache_size))];
+        let formats = [("--format", self.format), ("--backing-format", self.backing_format)];
+        for (name, format) in formats {
+            arguments.extend(format.map(|format| format!("{name}={format}").into()));
+        }
+        for path in &self.allow_path {
+            // One that cannot be made absolute cannot be opened either, which is told there.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            let mut argument = OsString::from("--allow-path=");
+            argument.push(path);
+            arguments.push(argument);
+        }
+        if self.no_backing {
+            arguments.push("--no-backing".into());
+        }
+        arguments
+    }
+
     /// What opens references as these options say.
     pub(crate) fn opener(&self) -> Arc<Opener> {
         Arc::new(Opener {
@@ -287,6 +317,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Restore(args) => restore::run(args),
         Command::Commit(args) => commit::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Boot(args) => boot::run(args).map(|()| Outcome::Done),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     };

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use rustix::process::{Pid, WaitOptions};
 
 use super::TreeArgs;
+use super::boot::Lease;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::mount;
 use crate::open::Reference;
@@ -89,6 +90,10 @@ pub(super) struct Args {
     /// Check the command line and mount nothing, as mount -f asks
     #[arg(long, hide = true)]
     fake: bool,
+
+    /// Unmount once nobody holds a lock on this file any more, and remove it and DIR
+    #[arg(long, value_name = "FILE", hide = true)]
+    while_locked: Option<PathBuf>,
 }
 
 /// Mounts, and returns once the mount serves; in the foreground, once it is unmounted.
@@ -116,6 +121,7 @@ impl Args {
 /// Serves until unmounted; says so through `ready` once it does.
 fn serve(args: &Args, ready: Option<OwnedFd>) -> Result<()> {
     let log = args.log.as_deref().map(open_log).transpose()?;
+    let lease = args.while_locked.as_deref().map(Lease::open).transpose()?;
     let mut reference = Reference::from(args.reference.as_os_str());
     reference.path = absolute(&reference.path)?;
     let mut opener = args.tree.open.opener();
@@ -151,8 +157,14 @@ fn serve(args: &Args, ready: Option<OwnedFd>) -> Result<()> {
         // Whoever waits for it may have gone: the mount stands all the same.
         let _ = rustix::io::write(ready, &[READY]);
     }
+    if let Some(lease) = &lease {
+        lease.end_when_free()?;
+    }
     let served = mounted.wait();
     let closed = shown.delta.map_or(Ok(()), |delta| delta.close());
+    if let Some(lease) = lease {
+        lease.clear();
+    }
     closed.and(served)
 }
 

@@ -67,8 +67,7 @@ pub(super) fn delta(
     if path.symlink_metadata().is_ok() {
         belongs(opener, reference, disk, &path)?;
     } else {
-        let name = backing_name(reference, disk, &path)?;
-        create(&path, &name, disk, size).within(named)?;
+        create(&path, reference, disk, size.unwrap_or(disk.source.len())).within(named)?;
     }
     let below = Arc::clone(&disk.source);
     Ok(Arc::new(Delta::open(&path, Some(below), size).within(named)?))
@@ -80,8 +79,7 @@ fn scratch(reference: &Reference, disk: &Disk, size: Option<u64>) -> Result<Arc<
     let name = format!(".strata-{}-{:x}.qcow2", std::process::id(), RandomState::new().hash_one(0));
     let path = folder.join(name);
     let named = || format!("a throw-away delta in {}", folder.display());
-    let opened = backing_name(reference, disk, &path)
-        .and_then(|name| create(&path, &name, disk, size))
+    let opened = create(&path, reference, disk, size.unwrap_or(disk.source.len()))
         .and_then(|()| Delta::open(&path, Some(Arc::clone(&disk.source)), None));
     // Were it kept on failure, nobody would know of it.
     let removed = std::fs::remove_file(&path);
@@ -90,15 +88,19 @@ fn scratch(reference: &Reference, disk: &Disk, size: Option<u64>) -> Result<Arc<
     Ok(Arc::new(opened))
 }
 
-fn create(path: &Path, name: &OsStr, disk: &Disk, size: Option<u64>) -> Result<()> {
+/// Makes a delta of `size` bytes above `disk`, which `reference` named.
+///
+/// # Errors
+/// [`Kind::Usage`] if the disk is larger, and as [`Delta::create`].
+pub(crate) fn create(path: &Path, reference: &Reference, disk: &Disk, size: u64) -> Result<()> {
     let len = disk.source.len();
-    let size = size.unwrap_or(len);
     if size < len {
         let message = format!("a size of {size} bytes is less than the disk has, {len}");
         return Err(Error::new(Kind::Usage, message));
     }
+    let name = backing_name(reference, disk, path)?;
     let format = disk.chain.first().map_or(Format::Raw, |top| top.format).to_string();
-    let backing = Backing { name, format: &format };
+    let backing = Backing { name: &name, format: &format };
     Delta::create(path, &NewDelta { size, backing: Some(backing) })
 }
 
@@ -163,7 +165,7 @@ fn snapshot_id(disk: &Disk, name: &str) -> String {
 }
 
 /// Makes sure that the image at `path` is a delta above what `reference` named.
-pub(super) fn belongs(
+pub(crate) fn belongs(
     opener: &Opener,
     reference: &Reference,
     disk: &Disk,

@@ -1,6 +1,7 @@
 //! From a reference on the command line to a disk: the only place that puts formats, policy and
 //! chains together.
 
+pub mod bootable;
 pub mod cow;
 mod fstab;
 mod names;
@@ -81,7 +82,7 @@ impl Opener {
 
     /// Opens the disk `reference` names below the changes of the delta at `delta`, which is known
     /// to belong to it. Both are only read.
-    fn disk_with(&self, delta: &Path, reference: &Reference) -> Result<Disk> {
+    pub(crate) fn disk_with(&self, delta: &Path, reference: &Reference) -> Result<Disk> {
         self.stack(Some(delta), reference)
     }
 

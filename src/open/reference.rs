@@ -1,6 +1,6 @@
 //! References: what the person wrote, taken apart.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -14,6 +14,18 @@ pub struct Reference {
     pub path: PathBuf,
     /// The id or name of an internal snapshot.
     pub snapshot: Option<String>,
+}
+
+impl Reference {
+    /// The reference as a person would write it.
+    pub fn text(&self) -> OsString {
+        let mut text = self.path.clone().into_os_string();
+        if let Some(snapshot) = &self.snapshot {
+            text.push("::");
+            text.push(snapshot);
+        }
+        text
+    }
 }
 
 impl From<&OsStr> for Reference {

@@ -174,6 +174,15 @@ impl Contents {
         Some((root, roots))
     }
 
+    /// The place of the operating system's root filesystem, or of the only filesystem.
+    pub(super) fn root(&self) -> Option<&Place> {
+        if let Some((root, _)) = self.roots() {
+            return Some(root);
+        }
+        let mut filesystems = self.places.iter().filter(|place| place.filesystem().is_some());
+        filesystems.next().filter(|_| self.filesystems() == 1)
+    }
+
     /// The operating system's name, as it calls itself.
     pub(super) fn system_name(&self) -> Option<String> {
         let (root, _) = self.roots()?;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
-use stratafs::block::{BlockSink, BlockSource, Extent};
+use stratafs::block::{BlockSink, BlockSource, Extent, Origin};
 use stratafs::error::{Error, Kind, Result};
 
 const BLOCK: usize = 4096;
@@ -51,6 +51,10 @@ impl BlockSource for Sink {
         let more = blocks.take_while(|block| is_hole(block) == hole).count();
         let end = ((start / BLOCK + 1 + more) * BLOCK).min(bytes.len());
         Ok(Extent { len: (end - start) as u64, hole })
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        Ok(Origin::unknown(self.len() - offset))
     }
 
     fn whole_file(&self) -> Option<&File> {

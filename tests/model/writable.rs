@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, SeekFrom, Timespec, Timestamps};
-use stratafs::block::Extent;
+use stratafs::block::{Extent, Origin};
 use stratafs::error::{Error, Kind, Result};
 use stratafs::tree::{
     Allocate, Attr, Caller, Changes, DirEntry, FileKind, FileTree, NewFile, NodeId, Rename,
@@ -246,6 +246,10 @@ impl FileTree for Writable {
         }
         let hole = rustix::fs::seek(&*file, SeekFrom::Hole(offset)).unwrap_or(end);
         Ok(Extent { len: hole - offset, hole: false })
+    }
+
+    fn origin_at(&self, node: NodeId, offset: u64) -> Result<Origin> {
+        Ok(Origin::unknown(self.attr(node)?.size.saturating_sub(offset).max(1)))
     }
 
     fn xattr_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
