@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use super::Rng;
 
-pub const SECTOR: usize = 512;
+pub(crate) const SECTOR: usize = 512;
 /// Length of the disk, most of which nobody touches.
-pub const DISK: u64 = 2 << 30;
+pub(crate) const DISK: u64 = 2 << 30;
 /// What is written: pieces of the disk at its ends and across the borders of the ranges that
 /// common qcow2 L2 tables map.
 const ISLANDS: [u64; 6] =
@@ -23,16 +23,16 @@ const ISLANDS: [u64; 6] =
 const ISLAND: u64 = 2 << 20;
 const SECTORS_OF_ISLAND: usize = ISLAND as usize / SECTOR;
 /// Sectors that are written.
-pub const SECTORS: usize = ISLANDS.len() * SECTORS_OF_ISLAND;
+pub(crate) const SECTORS: usize = ISLANDS.len() * SECTORS_OF_ISLAND;
 
 /// Where a sector lies on the disk.
-pub fn offset(sector: usize) -> u64 {
+pub(crate) fn offset(sector: usize) -> u64 {
     ISLANDS[sector / SECTORS_OF_ISLAND] + (sector % SECTORS_OF_ISLAND * SECTOR) as u64
 }
 
 /// The stripe a sector lies in: the first sector and how many there are. A stripe is written by
 /// one thread only. They are of 4 KiB, 32 KiB and 256 KiB, so that threads meet in a cluster.
-pub fn stripe(sector: usize) -> (usize, usize) {
+pub(crate) fn stripe(sector: usize) -> (usize, usize) {
     let len = match sector % SECTORS_OF_ISLAND {
         ..1024 => 8,
         1024..2048 => 64,
@@ -60,7 +60,7 @@ fn is_hole(seed: u64, sector: usize) -> bool {
 
 /// What was written to each sector.
 #[derive(Debug)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     seed: u64,
     /// The newest version handed over.
     issued: Vec<AtomicU32>,
@@ -75,7 +75,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let versions = || (0..SECTORS).map(|_| AtomicU32::new(0)).collect();
         Self {
             seed,
@@ -90,7 +90,7 @@ impl Ledger {
     }
 
     /// Writes the base image.
-    pub fn write_base(&self, file: &File) -> io::Result<()> {
+    pub(crate) fn write_base(&self, file: &File) -> io::Result<()> {
         file.set_len(DISK)?;
         for sector in (0..SECTORS).filter(|&at| !is_hole(self.seed, at)) {
             file.write_all_at(&contents(self.seed, sector, 0), offset(sector))?;
@@ -99,13 +99,13 @@ impl Ledger {
     }
 
     /// New versions of `len` sectors, to be written at once. Whoever calls owns their stripe.
-    pub fn issue(&self, sector: usize, len: usize) -> Vec<u8> {
+    pub(crate) fn issue(&self, sector: usize, len: usize) -> Vec<u8> {
         let one = |at| contents(self.seed, at, self.issued[at].fetch_add(1, SeqCst) + 1);
         (sector..sector + len).flat_map(one).collect()
     }
 
     /// New versions that are zeros.
-    pub fn issue_zeros(&self, sector: usize, len: usize) {
+    pub(crate) fn issue_zeros(&self, sector: usize, len: usize) {
         let mut zeros = self.zeros.lock().unwrap();
         for at in sector..sector + len {
             zeros.entry(at).or_default().push(self.issued[at].fetch_add(1, SeqCst) + 1);
@@ -113,18 +113,18 @@ impl Ledger {
     }
 
     /// The write of what was issued last came back.
-    pub fn completed(&self, sector: usize, len: usize) {
+    pub(crate) fn completed(&self, sector: usize, len: usize) {
         let mut unflushed = self.unflushed.lock().unwrap();
         unflushed.extend((sector..sector + len).map(|at| (at, self.issued[at].load(SeqCst))));
     }
 
     /// What a flush that begins now makes safe.
-    pub fn flush_begins(&self) -> Vec<(usize, u32)> {
+    pub(crate) fn flush_begins(&self) -> Vec<(usize, u32)> {
         std::mem::take(&mut *self.unflushed.lock().unwrap())
     }
 
     /// That flush came back.
-    pub fn flushed(&self, writes: &[(usize, u32)]) {
+    pub(crate) fn flushed(&self, writes: &[(usize, u32)]) {
         for &(sector, version) in writes {
             self.floor[sector].fetch_max(version, SeqCst);
         }
@@ -134,7 +134,7 @@ impl Ledger {
     ///
     /// # Errors
     /// Each sector that is what it must not be, in words.
-    pub fn check(&self, file: &File) -> Result<(), String> {
+    pub(crate) fn check(&self, file: &File) -> Result<(), String> {
         let mut wrong = Vec::new();
         let mut zeros = self.zeros.lock().unwrap();
         let mut piece = vec![0; 64 * SECTOR];
@@ -185,7 +185,7 @@ impl Ledger {
     }
 
     /// Whether `bytes` are the newest version of a sector. Whoever calls owns its stripe.
-    pub fn is_newest(&self, sector: usize, bytes: &[u8]) -> bool {
+    pub(crate) fn is_newest(&self, sector: usize, bytes: &[u8]) -> bool {
         let issued = self.issued[sector].load(SeqCst);
         let zeros = self.zeros.lock().unwrap();
         let zeros = zeros.get(&sector).map_or(&[][..], Vec::as_slice);
