@@ -47,18 +47,25 @@ struct Owned {
     under_way: Option<Place>,
     /// The versions of its blocks: what must not be lost, and the newest one written.
     blocks: Vec<(u32, u32)>,
+    /// Whether it may come back to the name that the image has it under.
+    returns: bool,
 }
 
 impl Owned {
-    fn new(number: u64) -> Self {
+    fn new(number: u64, returns: bool) -> Self {
         let blocks = 1 + (number as usize * 7) % 40;
         // Some are not in the image.
         let place = (!number.is_multiple_of(6)).then(|| (name(number, number), 0o644));
-        Self { number, place, under_way: None, blocks: vec![(0, 0); blocks] }
+        Self { number, place, under_way: None, blocks: vec![(0, 0); blocks], returns }
     }
 
     fn in_image(&self) -> Vec<u8> {
         (0..self.blocks.len()).flat_map(|block| contents(self.number, block, 0)).collect()
+    }
+
+    fn new_name(&self, rng: &mut Rng) -> String {
+        let away = 1 + rng.below(NAMES - 1);
+        name(self.number, if self.returns { rng.next() } else { self.number + away })
     }
 
     /// Does what changes its place, which holds from then on.
@@ -105,7 +112,7 @@ impl Owned {
                 })
             }
             7 | 8 => {
-                let to = name(self.number, rng.next());
+                let to = self.new_name(rng);
                 self.change(Some((to.clone(), mode)), || fs::rename(&path, root.join(&to)))
             }
             _ => self.change(None, || fs::remove_file(&path)),
@@ -125,7 +132,7 @@ impl Owned {
         for versions in &mut self.blocks {
             versions.0 = versions.1;
         }
-        let to = name(self.number, rng.next());
+        let to = self.new_name(rng);
         self.change(Some((to.clone(), 0o644)), || fs::rename(&temporary, root.join(&to)))
     }
 
@@ -199,7 +206,10 @@ struct Tree {
 impl Tree {
     fn new(program: Program) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let files: Vec<_> = (0..FILES).map(Owned::new).collect();
+        // A file renamed to where a whiteout was, and removed, is back after the next mount of
+        // fuse-overlayfs 1.10.
+        let returns = program == Program::Strata;
+        let files: Vec<_> = (0..FILES).map(|number| Owned::new(number, returns)).collect();
         let lower = dir.path().join("lower");
         for folder in ["a/b/c", "d", "e"] {
             fs::create_dir_all(lower.join(folder)).unwrap();
@@ -340,8 +350,11 @@ fn kill_again_and_again(program: Program, kills: u64) {
         let server = tree.start();
         let root = tree.path("mnt");
         tree.assert_right(&root, &when);
-        server.close();
-        if program == Program::Strata {
+        if program == Program::FuseOverlayfs {
+            // It ends with status 1 when it is told to end.
+            server.end_within(Duration::from_secs(10));
+        } else {
+            server.close();
             tree.assert_same_to_the_kernel(&when);
             let left = walk(&tree.path("work")).iter().filter(|path| path.is_file()).count();
             assert_eq!(left, 0, "{when}: unfinished files in the work folder");

@@ -99,17 +99,16 @@ campaign_fio() {
 
 # load_one N DIR: writes of a pattern of its own to a throw-away disk, and what must be read then.
 load_one() {
-    local n=$1 file=$2/disk.img at i=0
+    local n=$1 file=$2/disk.img at what i
     local -a writes=() reads=()
     RANDOM=$n
-    while [ "$i" -lt 200 ]; do
-        # Not twice in one place: pieces of at most 256 KiB in slots of 1 MiB.
-        at=$(((i * 19 + RANDOM % 4) * 1048576 + RANDOM % 512 * 512))
-        writes+=(-c "write -P $((n + i % 200)) $at $((512 * (1 + RANDOM % 256)))")
-        reads+=("${writes[-1]/write/read}")
-        i=$((i + 5))
+    for ((i = 0; i < 40; i++)); do
+        # Not twice in one place: pieces of at most 128 KiB, 95 MiB apart.
+        at=$((i * 95 * 1048576 + RANDOM % 8192 * 512))
+        what="-P $((n + i)) $at $((512 * (1 + RANDOM % 256)))"
+        writes+=(-c "write $what")
+        reads+=(-c "read $what")
     done
-    for i in "${!reads[@]}"; do [ "${reads[i]}" != -c ] || continue; reads[i]=${reads[i]/write/read}; done
     qemu-io -f raw "${writes[@]}" -c flush "$file" && qemu-io -f raw "${reads[@]}" "$file"
 }
 

@@ -2,9 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -92,11 +91,11 @@ impl Server {
     pub fn close(mut self) {
         self.ask();
         let status = self.child.wait().expect("a child of ours");
-        assert!(ended_well(status), "the server of {}: {status}", self.point.display());
+        assert!(status.success(), "the server of {}: {status}", self.point.display());
     }
 
     fn ask(&self) {
-        kill_process(pid(&self.child), Signal::TERM).expect("a child of ours");
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a child of ours");
     }
 
     fn end(&mut self) {
@@ -110,15 +109,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// fuse-overlayfs unmounts and then ends by the signal.
-fn ended_well(status: ExitStatus) -> bool {
-    status.success() || status.signal() == Some(Signal::TERM.as_raw())
-}
-
-fn pid(child: &Child) -> Pid {
-    Pid::from_child(child)
 }
 
 /// Whether something is mounted there, served or not.

@@ -186,9 +186,12 @@ impl Ledger {
 
     /// Whether `bytes` are the newest version of a sector. Whoever calls owns its stripe.
     pub(crate) fn is_newest(&self, sector: usize, bytes: &[u8]) -> bool {
-        let issued = self.issued[sector].load(SeqCst);
+        let [floor, settled, issued] = [&self.floor, &self.settled, &self.issued]
+            .map(|versions| versions[sector].load(SeqCst));
+        // What was handed over before the last check may have been lost then.
+        let newest = if issued == settled { floor } else { issued };
         let zeros = self.zeros.lock().unwrap();
         let zeros = zeros.get(&sector).map_or(&[][..], Vec::as_slice);
-        self.version(sector, bytes, zeros, issued) == Some(issued)
+        self.version(sector, bytes, zeros, issued) == Some(newest)
     }
 }
