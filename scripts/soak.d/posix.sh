@@ -102,22 +102,22 @@ campaign_unionmount() {
         kernel) arguments=(--ov) ;;
         *) die "unionmount cannot run on $on" ;;
     esac
-    mkdir -p "$dir/lower" "$dir/base" "$dir/mnt" "$dir/images"
-    mount -t tmpfs lower_layer "$dir/lower"
-    mount -t tmpfs upper_layer "$dir/base"
+    mkdir -p "$dir/lower" "$dir/base" "$dir/mnt" "$dir/images" "$dir/bin"
+    ln -s "$PWD/scripts/soak.d/strata-over" "$dir/bin/mount"
+    # Not by the names that the suite unmounts.
+    mount -t tmpfs soak "$dir/lower"
+    mount -t tmpfs soak "$dir/base"
     mounts+=("$dir/lower" "$dir/base" "$dir/mnt")
     (
         cd "$unionmount"
         export UNIONMOUNT_LOWERDIR=$dir/lower UNIONMOUNT_BASEDIR=$dir/base UNIONMOUNT_MNTPOINT=$dir/mnt
-        # mount(8) finds the program of --fuse by its name.
-        export PATH=$SOAK_D:$PATH STRATA_OVER_PROGRAM=$strata STRATA_OVER_IMAGES=$dir/images PYTHONDONTWRITEBYTECODE=1
+        export PATH=$dir/bin:$PATH STRATA_OVER_PROGRAM=$strata STRATA_OVER_IMAGES=$dir/images PYTHONDONTWRITEBYTECODE=1
         ./run "${arguments[@]}"
     ) >"$log" 2>&1 </dev/null || status=$?
     umount "$dir/mnt" "$dir/base" "$dir/lower" 2>/dev/null || true
     say "unionmount on $on: $(grep -c '^\*\*\* .* --' "$log" || true) scripts, $(grep -c '^TEST ' "$log" || true) tests"
     [ "$status" -eq 0 ] || die "unionmount failed: $(tail -n 4 "$log")"
 }
-SOAK_D=$PWD/scripts/soak.d
 
 # ---- stress --------------------------------------------------------------------------------------
 
@@ -134,7 +134,12 @@ campaign_stress() {
         --metrics-brief >"$log" 2>&1 </dev/null || status=$?
     unmount_tree stress
     drop_tree stress
-    say "stress-ng on $on: $(grep -E 'passed|skipped|failed' "$log" | tail -n 3 | sed 's/.*\] //' | tr '\n' ' ')"
+    say "stress-ng on $on: $(grep -c ' completed\|bogo ops\|metrc:' "$log" || true) lines of figures, $(tail -n 1 "$log" | sed 's/.*\] //')"
+    grep -E 'skipped|unsupported|not supported' "$log" | sed 's/^stress-ng: //' >&2 || true
     ! grep -E 'fail:|error:' "$log" >&2 || die 'stress-ng found something'
-    [ "$status" -eq 0 ] || die "stress-ng ended with $status: $(tail -n 5 "$log")"
+    # 3 and 4: some could not run here at all, which the lines above tell.
+    case $status in
+        0 | 3 | 4) ;;
+        *) die "stress-ng ended with $status: $(tail -n 5 "$log")" ;;
+    esac
 }
