@@ -60,12 +60,14 @@ write_random() {
     [ "$depth" -eq 1 ] || engine=libaio
     written "$WRITE_IOPS" --rw="$direction" --bs=4k --direct=1 --numjobs="$jobs" --ioengine="$engine" --iodepth="$depth" "$@"
 }
-# once JOBS: the options that let JOBS write 128 MiB in all, or 16 if in a hurry, no block twice.
+# once JOBS: the options that let JOBS write 128 MiB in all, or 16 if in a hurry, no block twice; less if it
+# takes too long.
 once() {
     local mib=128
     [ "$seconds" -gt 1 ] || mib=16
     # Each job in a part of its own.
-    printf '%s\n' "--size=$((512 / $1))M" "--offset_increment=$((512 / $1))M" "--io_size=$((mib / $1))M"
+    printf '%s\n' "--size=$((512 / $1))M" "--offset_increment=$((512 / $1))M" "--io_size=$((mib / $1))M" \
+        "--runtime=$((seconds * 3))"
 }
 write_all() { written "$WRITE_KB" --rw=write --bs=1M --direct=1 --ioengine=psync "$@" | awk '{ print $1 / 1000 }'; }
 
