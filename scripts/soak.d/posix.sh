@@ -77,11 +77,11 @@ campaign_pjdfstest() {
     fixed=$(comm -13 "$WORK/failed" "$WORK/excluded")
     [ -z "$fixed" ] || say "excluded, and did not fail: ${fixed//$'\n'/, }"
     if [ -n "$new" ]; then
-        grep '^not ok' "$log" | grep -v '# TODO' | head -n 50 >&2
+        grep '^not ok' "$log" | grep -v '# TODO' | head -n 50 | sed -E 's/[0-9a-f/]{60,}/.../g' >&2
         die "pjdfstest failed: ${new//$'\n'/, }"
     fi
     # A script that died counts as failed and fails no test by name.
-    ! grep -E 'Parse errors|Dubious|Bailout' "$log" >&2 || [ ! -s "$WORK/failed" ] || die 'a script of pjdfstest died'
+    ! grep -E 'Parse errors|Dubious|Bailout' "$log" >&2 || die 'a script of pjdfstest died'
     [ "$status" -eq 0 ] || [ -s "$WORK/failed" ] || die "prove ended with $status: $(tail -n 5 "$log")"
 }
 
