@@ -33,7 +33,7 @@ enum Program {
 }
 
 impl Program {
-    /// Threads that write at once. Of several writes QEMU's export before 10.1 mixes up the data.
+    /// Threads that write at once. fio sees the export of QEMU 7.2 mix up writes that are under way together.
     fn writers(self) -> usize {
         if self == Self::Strata { 4 } else { 1 }
     }
