@@ -1,0 +1,80 @@
+# The files of a Debian root made writable, beside fuse-overlayfs and the kernel's overlayfs. Sourced by
+# scripts/bench.
+# shellcheck shell=bash
+#
+# Both peers lie over the kernel's own read-only mount of the ext4 that strata reads by itself. All
+# uppers are new folders on one filesystem. "cold" is a fresh mount, "warm" the same again.
+
+for tool in fuse-overlayfs:fuse-overlayfs tar:tar; do
+    command -v "${tool%%:*}" >/dev/null || die "${tool%%:*} is missing: apt-get install -y ${tool##*:}"
+done
+
+# overlay WHO: a new upper over the Debian root, at $WORK/tree.
+overlay() {
+    local options
+    stop_all
+    # Uppers hold work folders that only root may enter, and nothing of anybody's.
+    rm -rf --one-file-system "$WORK/upper" "$WORK/.upper.work"
+    mkdir -p "$WORK/upper" "$WORK/.upper.work" "$WORK/tree"
+    options=lowerdir=$WORK/lower,upperdir=$WORK/upper,workdir=$WORK/.upper.work
+    case $1 in
+        ours)
+            "$STRATA" mount --foreground --view files --cow "$WORK/upper/" "$FIXTURES/debian.qcow2" "$WORK/tree" >"$WORK/log" 2>&1 &
+            SERVER[$WORK/tree]=$!
+            until_there $! mountpoint -q "$WORK/tree"
+            ;;
+        fuse)
+            kernel "$FIXTURES/debian.raw" "$WORK/lower"
+            fuse-overlayfs -f -o "$options" "$WORK/tree" >"$WORK/log" 2>&1 &
+            SERVER[$WORK/tree]=$!
+            until_there $! mountpoint -q "$WORK/tree"
+            ;;
+        kernel)
+            kernel "$FIXTURES/debian.raw" "$WORK/lower"
+            mount -t overlay overlay -o "$options" "$WORK/tree"
+            SERVER[$WORK/tree]=kernel
+            ;;
+    esac
+}
+
+small_files() {
+    local i
+    mkdir -p "$1/build"
+    for ((i = 0; i < 500; i++)); do printf '%4000d\n' "$i" >"$1/build/file-$i.o"; done
+}
+copy_tree() { cp -a "$1/usr/share/doc" "$1/usr/share/copy"; }
+# What was copied, and what lies in the image: files that vanish and files that get whiteouts.
+delete_tree() { rm -rf "$1/usr/share/copy" "$1/usr/share/zoneinfo"; }
+unpack() { tar -C "$1/build" -xf "$WORK/some.tar"; }
+
+group_overlay() {
+    local round who what peer target
+    warm "$FIXTURES/debian.raw" "$FIXTURES/debian.qcow2"
+    kernel "$FIXTURES/debian.raw" "$WORK/lower"
+    tar -C "$WORK/lower/usr" -cf "$WORK/some.tar" share/perl lib/python3 share/doc 2>/dev/null ||
+        tar -C "$WORK/lower/usr" -cf "$WORK/some.tar" share/doc share/zoneinfo
+    for ((round = 0; round < rounds; round++)); do
+        for who in fuse ours kernel; do
+            overlay "$who"
+            sample "o-cold-$who" "$(milliseconds tar_all "$WORK/tree")"
+            sample "o-warm-$who" "$(milliseconds tar_all "$WORK/tree")"
+            overlay "$who"
+            for what in small_files copy_tree delete_tree unpack; do
+                sync -f "$WORK"
+                sample "o-$what-$who" "$(milliseconds "$what" "$WORK/tree")"
+            done
+            [ -e "$WORK/tree/build/file-499.o" ] || die "$who: the files that were written are not there"
+            [ ! -e "$WORK/tree/usr/share/copy" ] || die "$who: what was removed is still there"
+        done
+    done
+    stop_all
+    for peer in 'fuse 0.5 fuse-overlayfs' 'kernel 2 kernel overlayfs'; do
+        read -r who target peer <<<"$peer"
+        row "overlay, tar of everything, cold: $peer" ms o-cold-ours "o-cold-$who" less "$target"
+        row "overlay, tar of everything, warm: $peer" ms o-warm-ours "o-warm-$who" less "$target"
+        row "overlay, 500 small files written: $peer" ms o-small_files-ours "o-small_files-$who" less "$target"
+        row "overlay, /usr/share/doc copied: $peer" ms o-copy_tree-ours "o-copy_tree-$who" less "$target"
+        row "overlay, two trees deleted: $peer" ms o-delete_tree-ours "o-delete_tree-$who" less "$target"
+        row "overlay, an archive unpacked: $peer" ms o-unpack-ours "o-unpack-$who" less "$target"
+    done
+}

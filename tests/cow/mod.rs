@@ -1,0 +1,118 @@
+//! What the tests of copy-on-write share: servers that get killed, and numbers for tests.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A small generator: the same numbers from the same seed, everywhere.
+#[derive(Debug, Clone)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    pub fn one_in(&mut self, bound: u64) -> bool {
+        self.below(bound) == 0
+    }
+}
+
+/// A number that the environment may set: how long a campaign is.
+pub fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+        Err(_) => default,
+    }
+}
+
+/// A program that serves a mount point, in the foreground.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    point: PathBuf,
+}
+
+impl Server {
+    /// Starts it and does not wait.
+    pub fn spawn(command: &mut Command, point: &Path) -> Self {
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { child, point: point.to_owned() }
+    }
+
+    /// Starts it and waits until it serves.
+    #[track_caller]
+    pub fn start(command: &mut Command, point: &Path) -> Self {
+        let mut server = Self::spawn(command, point);
+        while !is_mounted(point) {
+            if let Some(status) = server.child.try_wait().expect("a child of ours") {
+                panic!("{command:?} ended: {status}");
+            }
+            sleep(Duration::from_millis(1));
+        }
+        server
+    }
+
+    /// Kills it, and clears away what the kernel keeps of its mount.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    /// Asks it to end and kills it if it takes longer than `patience`. `true` if it ended well.
+    pub fn end_within(mut self, patience: Duration) -> bool {
+        self.ask();
+        let until = Instant::now() + patience;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status.success();
+            }
+            sleep(Duration::from_micros(100));
+        }
+        self.end();
+        false
+    }
+
+    /// Ends it as its user does. It must end well.
+    #[track_caller]
+    pub fn close(mut self) {
+        self.ask();
+        let status = self.child.wait().expect("a child of ours");
+        assert!(status.success(), "the server of {}: {status}", self.point.display());
+    }
+
+    fn ask(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a child of ours");
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        while is_mounted(&self.point) && unmount(&self.point, UnmountFlags::DETACH).is_ok() {}
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Whether something is mounted there, served or not.
+pub fn is_mounted(point: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
+    table.lines().any(|line| line.split(' ').nth(4) == point.to_str())
+}
