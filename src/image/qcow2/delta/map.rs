@@ -73,11 +73,14 @@ impl Dirty {
     }
 }
 
+/// Slices by their number.
+type Shard = HashMap<u64, Arc<Slice>>;
+
 #[derive(Debug)]
 pub(super) struct Map {
     geometry: Geometry,
     l1: Box<[AtomicU64]>,
-    shards: Box<[Mutex<HashMap<u64, Arc<Slice>>>]>,
+    shards: Box<[Mutex<Shard>]>,
     dirty: Mutex<Dirty>,
     dirty_slices: AtomicUsize,
     /// Host clusters of metadata, which no entry of an L2 table may name.

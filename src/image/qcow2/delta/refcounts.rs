@@ -217,7 +217,7 @@ impl Refcounts {
     }
 
     fn clusters(&self, host: u64, len: u64) -> Range<u64> {
-        host >> self.cluster_bits..(host + len.max(1) - 1 >> self.cluster_bits) + 1
+        host >> self.cluster_bits..((host + len.max(1) - 1) >> self.cluster_bits) + 1
     }
 
     /// Takes up to `wanted` free clusters that lie side by side.

@@ -210,7 +210,7 @@ impl Overlay {
         let stored =
             |entry: Entry, guest| entry.allocated >> geometry.subcluster_of(guest) & 1 == 1;
         let (mut at, mut host, mut rest) = (at, host, data);
-        if at % subcluster != 0 && !stored(first, at) {
+        if !at.is_multiple_of(subcluster) && !stored(first, at) {
             let len = rest.len().min((subcluster - at % subcluster) as usize);
             self.put_whole(at, &rest[..len], host, first)?;
             rest = &rest[len..];
@@ -218,7 +218,7 @@ impl Overlay {
             host += len as u64;
         }
         let mut tail = 0;
-        if !rest.is_empty() && end % subcluster != 0 && !stored(last, end - 1) {
+        if !rest.is_empty() && !end.is_multiple_of(subcluster) && !stored(last, end - 1) {
             tail = rest.len().min((end % subcluster) as usize);
         }
         let (middle, tail) = rest.split_at(rest.len() - tail);
