@@ -203,7 +203,7 @@ impl Run<'_> {
     fn read(&mut self, offset: u64, len: usize) {
         let len = len.min(self.model.len().saturating_sub(offset as usize));
         let mut data = vec![0; len];
-        let mapped = self.map.as_ref().filter(|_| len > 0 && offset % 3 == 0);
+        let mapped = self.map.as_ref().filter(|_| len > 0 && offset.is_multiple_of(3));
         match mapped {
             Some(map) => map.read(offset as usize, &mut data),
             None => self.file.read_exact_at(&mut data, offset).unwrap(),
