@@ -385,7 +385,7 @@ fn what_makes_no_sense_is_told_and_leaves_nothing() {
     qemu_img(create);
     let (delta, here) = (delta.to_str().unwrap().to_owned(), place.0.path().to_str().unwrap());
     let cases: [(&[&str], i32, &str); 5] = [
-        (&["--cow", &delta], 2, "holds the changes to"),
+        (&["--cow", &delta], 2, "is a delta above"),
         (&["--cow", here], 2, "is a folder"),
         (&["--ssh=22", "--network=none"], 2, "--ssh needs a network"),
         (&["--qemu=/none/qemu"], 1, "/none/qemu: No such file"),

@@ -69,6 +69,15 @@ impl Chain {
         Ok(Self { layers: placed, sources, size, cache, regions, units })
     }
 
+    /// The disk without its top `layers` layers.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if none is left.
+    pub fn below(&self, layers: usize) -> Result<Self> {
+        let left = self.layers.iter().skip(layers).map(|placed| Arc::clone(&placed.layer));
+        Self::new(left.collect(), Arc::clone(&self.cache))
+    }
+
     fn region(&self, number: u64) -> Result<Arc<Region>> {
         self.cache.get_or_load(Key(self.regions, number), || {
             let start = number * Self::REGION;

@@ -67,6 +67,8 @@ pub(super) struct Adapter {
     backing: Mutex<HashMap<NodeId, Option<Arc<BackingId>>>>,
     /// The folder each folder the kernel knows lies in, for `..`.
     parents: Mutex<HashMap<NodeId, NodeId>>,
+    /// Bytes of the longest name. Whether a longer one is there is no question for the tree.
+    name_max: usize,
     report: Report,
     linger: Linger,
 }
@@ -74,6 +76,7 @@ pub(super) struct Adapter {
 impl Adapter {
     pub(super) fn new(tree: Arc<dyn FileTree>, permissions: bool, linger: Linger) -> Self {
         let opens = has_whole_file(tree.as_ref());
+        let name_max = tree.statfs().map_or(255, |fs| fs.name_max as usize);
         Self {
             numbering: Numbering::new(tree.root()),
             tree,
@@ -81,6 +84,7 @@ impl Adapter {
             opens: AtomicBool::new(opens),
             backing: Mutex::default(),
             parents: Mutex::default(),
+            name_max,
             report: Report::default(),
             linger,
         }
@@ -264,6 +268,9 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _request = self.linger.begin();
+        if name.len() > self.name_max {
+            return reply.error(Errno::ENAMETOOLONG);
+        }
         let dir = self.numbering.node(parent);
         let found = self.answer("look-up in", dir, || {
             let Some(node) = self.tree.lookup(dir, name.as_bytes())? else { return Ok(None) };

@@ -16,7 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::bar::Bar;
 use super::{Outcome, TreeArgs, text, warn};
-use crate::block::BlockSink;
+use crate::block::{BlockSink, BlockSource};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::ImageInfo;
 use crate::image::qcow2::{Backing, Delta, NewDelta};
@@ -118,11 +118,15 @@ fn disk(args: &Args, stop: &AtomicBool) -> Result<String> {
     let path = partial.path();
     let shown = || args.to.display().to_string();
     Delta::create(&path, &new).within(shown)?;
-    let sink = Delta::open(&path, None, None).within(shown)?;
     let what = match (&disk.layers, above) {
         (Some(chain), Some((layers, _))) => What::Above(chain, layers),
         _ => What::Everything,
     };
+    let below: Option<Arc<dyn BlockSource>> = match what {
+        What::Above(chain, layers) => Some(Arc::new(chain.below(layers)?)),
+        What::Everything => None,
+    };
+    let sink = Delta::open(&path, below, None).within(shown)?;
     let progress = Progress::default();
     let bar = Bar::new(args.quiet, Some(disk.source.len()));
     std::thread::scope(|scope| {

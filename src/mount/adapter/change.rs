@@ -83,6 +83,9 @@ impl WritableAdapter {
         reply: ReplyEntry,
     ) {
         let _request = self.read.linger.begin();
+        if name.len() > self.read.name_max {
+            return reply.error(Errno::ENAMETOOLONG);
+        }
         let dir = self.node(parent);
         let asking = self.known.ask();
         let made = self.change("making a file in", dir, || {

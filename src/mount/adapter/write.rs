@@ -67,6 +67,9 @@ impl Filesystem for WritableAdapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _request = self.read.linger.begin();
+        if name.len() > self.read.name_max {
+            return reply.error(Errno::ENAMETOOLONG);
+        }
         let dir = self.node(parent);
         let asking = self.known.ask();
         let found = self.read.answer("look-up in", dir, || {
