@@ -371,6 +371,37 @@ fn what_happens_to_the_image_while_it_is_mounted() {
     run(strata().arg("unmount").arg(mount.path()));
 }
 
+/// The kernel reads a raw image past us where root mounts it, and would take the new end for the
+/// end of the disk: a copy would be short, and nobody told.
+#[test]
+fn a_raw_image_cut_while_it_is_mounted_is_an_error_and_no_end() {
+    require_root();
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("disk.raw");
+    fs::write(&image, vec![7; 8 << 20]).unwrap();
+    let mount = Mount::strata("disk", &image);
+    let opened = File::open(mount.join("disk.img")).unwrap();
+    let mut head = [0; 4096];
+    opened.read_exact_at(&mut head, 0).unwrap();
+    assert_eq!(head, [7; 4096]);
+
+    File::options().write(true).open(&image).unwrap().set_len(4 << 20).unwrap();
+    // The host tells of it a moment later.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let error = loop {
+        match opened.read_at(&mut head, 6 << 20) {
+            Err(error) => break error,
+            Ok(_) => assert!(std::time::Instant::now() < until, "it reads as if it ended there"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    };
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    let error = fs::read(mount.join("disk.img")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    drop(opened);
+    run(strata().arg("unmount").arg(mount.path()));
+}
+
 #[test]
 fn an_ordinary_user_does_it_all() {
     require_root();

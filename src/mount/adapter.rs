@@ -13,6 +13,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,6 +30,7 @@ use super::errno::errno;
 use super::inode::{Numbering, blank_attr, file_attr};
 use super::linger::Linger;
 use super::report::Report;
+use super::watch::Watch;
 use crate::block::seek_extent;
 use crate::error::Result;
 use crate::tree::{Attr, FileKind, FileTree, NodeId};
@@ -69,16 +71,25 @@ pub(super) struct Adapter {
     parents: Mutex<HashMap<NodeId, NodeId>>,
     /// Bytes of the longest name. Whether a longer one is there is no question for the tree.
     name_max: usize,
+    /// Over what the kernel reads past us.
+    watch: Watch,
     report: Report,
     linger: Linger,
 }
 
 impl Adapter {
-    pub(super) fn new(tree: Arc<dyn FileTree>, permissions: bool, linger: Linger) -> Self {
+    /// The adapter of `tree`, which is mounted at `point`.
+    pub(super) fn new(
+        tree: Arc<dyn FileTree>,
+        permissions: bool,
+        linger: Linger,
+        point: &Path,
+    ) -> Self {
         let opens = has_whole_file(tree.as_ref());
         let name_max = tree.statfs().map_or(255, |fs| fs.name_max as usize);
         Self {
             numbering: Numbering::new(tree.root()),
+            watch: Watch::new(Arc::clone(&tree), point.to_owned()),
             tree,
             permissions,
             opens: AtomicBool::new(opens),
@@ -183,7 +194,8 @@ impl Adapter {
         if let Some(known) = backing.get(&node) {
             return known.clone();
         }
-        let id = self.tree.whole_file(node).and_then(|file| match reply.open_backing(file) {
+        let past_us = |file| self.watch.over(node, file).and_then(|()| reply.open_backing(file));
+        let id = self.tree.whole_file(node).and_then(|file| match past_us(file) {
             Ok(id) => Some(Arc::new(id)),
             Err(error) => {
                 // Ordinary users and user namespaces are refused, and that for good.
@@ -294,6 +306,10 @@ impl Filesystem for Adapter {
         let _request = self.linger.begin();
         let node = self.numbering.node(ino);
         match self.answer("attributes", node, || self.stat(node)) {
+            Ok(mut attr) if self.watch.is_cut(node) => {
+                attr.kind = FileType::Directory;
+                reply.attr(&FOR_ONCE, &attr);
+            }
             Ok(attr) => reply.attr(&LIFETIME, &attr),
             Err(errno) => reply.error(errno),
         }

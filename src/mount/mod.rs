@@ -12,6 +12,7 @@ mod linger;
 mod report;
 mod stale;
 mod table;
+mod watch;
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -128,14 +129,14 @@ fn serve(
     // The kernel lets nobody in but the owner by itself: no second check per request.
     let (serving, changed, ended) = match tree {
         Served::ReadOnly(tree) => {
-            let adapter = adapter::Adapter::new(tree, options.permissions(), linger);
+            let adapter = adapter::Adapter::new(tree, options.permissions(), linger, point);
             let session = Session::from_fd(adapter, connection, SessionACL::All, config);
             let (serving, ended) = run(session)?;
             (serving, None, ended)
         }
         Served::Writable(tree) => {
             let changed = Arc::clone(&tree);
-            let adapter = adapter::WritableAdapter::new(tree, options.permissions(), linger);
+            let adapter = adapter::WritableAdapter::new(tree, options.permissions(), linger, point);
             let session = Session::from_fd(adapter, connection, SessionACL::All, config);
             let (serving, ended) = run(session)?;
             (serving, Some(changed), ended)

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -24,11 +25,12 @@ impl WritableAdapter {
         tree: Arc<dyn WritableTree>,
         permissions: bool,
         linger: Linger,
+        point: &Path,
     ) -> Self {
         let files: Arc<dyn FileTree> = Arc::<dyn WritableTree>::clone(&tree);
         let shares_bytes = tree.shares_bytes();
         Self {
-            read: Adapter::new(files, permissions, linger),
+            read: Adapter::new(files, permissions, linger, point),
             known: Known::new(Arc::clone(&tree)),
             opened: Opened::new(),
             lifetime: if shares_bytes { FOR_ONCE } else { LIFETIME },
