@@ -205,9 +205,6 @@ fn look(session: &Session, bytes: Vec<u8>, moment: usize, again: bool) -> (Arc<M
         delta.close().unwrap();
         drop(delta);
         check_all(&open(), &found);
-    } else {
-        // As it was in the crash, without the repair being finished.
-        std::mem::forget(delta);
     }
     (storage, found)
 }

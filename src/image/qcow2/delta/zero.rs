@@ -74,7 +74,8 @@ impl Overlay {
                 Place::Zero => len,
                 Place::Absent if self.hole_below(at, at + len)? == len => len,
                 _ => {
-                    let len = len.min(ZEROS.len() as u64);
+                    // Not across a sector, which a crash must not leave half zeros.
+                    let len = len.min(ZEROS.len() as u64 - at % 512);
                     self.write_inside(at, &ZEROS[..len as usize])?;
                     len
                 }
