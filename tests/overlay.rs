@@ -222,3 +222,11 @@ fn an_untouched_overlay_is_its_lower() {
     let lower = Lower::make();
     beside_a_folder(&lower, &[]);
 }
+
+/// A file that the kernel renamed with its metadata alone, into a folder of the upper.
+#[test]
+fn regression_renamed_without_its_data() {
+    let lower = Lower::make();
+    let op = |what, path, other| Op { what, path, other, number: 0 };
+    after_the_kernel(&lower, &[op(2, 282, 0), op(11, 13, 1111)]);
+}

@@ -128,8 +128,13 @@ impl Overlay {
         let place = Place::Entry(Arc::clone(dir), name.into());
         let kind = Owner::read(self.marks, &file, stat)?.kind;
         let form = form(kind);
-        let may_be_marked = dir.lower.is_some() || dir.state.lock().impure;
-        let seen = if may_be_marked || form == Form::Folder {
+        // Not only in folders marked impure: the kernel marks none for files whose origin it does not
+        // record, and yet leaves their data in the lower.
+        let may_be_marked = match form {
+            Form::Folder | Form::Regular => true,
+            _ => dir.lower.is_some() || dir.state.lock().impure,
+        };
+        let seen = if may_be_marked {
             self.marks.read(&file)?
         } else {
             super::marks::Seen::default()
