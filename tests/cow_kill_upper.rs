@@ -11,6 +11,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -254,7 +255,10 @@ impl Tree {
 
     fn load_and_kill(&mut self, rng: &mut Rng) {
         let server = self.start();
-        let root = self.path("mnt");
+        // Held, not named: once it is unmounted, the name is that of the folder beneath, where a writer
+        // that saw no error yet would go on.
+        let held = File::open(self.path("mnt")).unwrap();
+        let root = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
         let killed = AtomicBool::new(false);
         thread::scope(|scope| {
             let share = usize::try_from(FILES / WRITERS).unwrap();
@@ -274,6 +278,9 @@ impl Tree {
             killed.store(true, SeqCst);
             server.kill();
         });
+        drop(held);
+        let beneath = walk(&self.path("mnt"));
+        assert!(beneath.is_empty(), "written beneath the mount: {beneath:?}");
     }
 
     /// Checks every file below `root`, and that nothing else is there.

@@ -231,17 +231,17 @@ impl Overlay {
             let temporary = work.name();
             let marked = work.make_whiteout(work.tmp(), &temporary, self.marks)?;
             if marked {
-                self.expect_marked_whiteouts(dir, folder)?;
+                self.expect_marked_whiteouts(folder)?;
             }
             return work.finish(&temporary, folder, name).inspect_err(|_| work.discard(&temporary));
         } else {
             work.make_whiteout(folder, name, self.marks)?
         };
-        if marked { self.expect_marked_whiteouts(dir, folder) } else { Ok(()) }
+        if marked { self.expect_marked_whiteouts(folder) } else { Ok(()) }
     }
 
     /// Tells the kernel that whiteouts of a merged folder are marked files.
-    fn expect_marked_whiteouts(&self, _dir: &Node, folder: &File) -> Result<()> {
+    pub(super) fn expect_marked_whiteouts(&self, folder: &File) -> Result<()> {
         self.marks.set(folder, self.marks.opaque, b"x")
     }
 
@@ -366,7 +366,7 @@ impl Overlay {
             let temporary = work.name();
             let marked = work.make_whiteout(work.tmp(), &temporary, self.marks)?;
             if marked {
-                self.expect_marked_whiteouts(dir, &folder)?;
+                self.expect_marked_whiteouts(&folder)?;
             }
             work.swap(&temporary, &folder, name).inspect_err(|_| work.discard(&temporary))?;
             work.discard(&temporary);

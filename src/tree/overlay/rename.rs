@@ -263,13 +263,43 @@ impl Overlay {
             Err(Errno::INVAL | Errno::PERM | Errno::NOSYS) => {}
             Err(error) => return Err(host::errno(error)),
         }
-        // Where the host leaves no whiteouts: one that is ready takes its place. Killed in between,
-        // the file has lost its old name and has its new one still to come: it lies in the work
-        // folder. So this is the last way to try.
-        let temporary = work.name();
-        work.make_whiteout(work.tmp(), &temporary, self.marks)?;
-        work.swap(&temporary, from.0, from.1).inspect_err(|_| work.discard(&temporary))?;
-        work.finish(&temporary, to.0, to.1)
+        self.rename_with_own_whiteout(node, from, to, to_dir, work, alone)
+    }
+
+    /// The same where the host leaves no whiteouts, in steps between which no name is lost.
+    fn rename_with_own_whiteout(
+        &self,
+        node: &Node,
+        from: (&File, &[u8]),
+        to: (&File, &[u8]),
+        to_dir: &Arc<Node>,
+        work: &Work,
+        alone: &Alone<'_>,
+    ) -> Result<()> {
+        let whiteout = work.name();
+        if work.make_whiteout(work.tmp(), &whiteout, self.marks)? {
+            self.expect_marked_whiteouts(from.0)?;
+        }
+        if node.form == Form::Folder {
+            // The whiteout goes ahead, and they swap. What it takes the place of is an empty folder.
+            match self.above(to_dir, to.1, alone)? {
+                Above::Nothing => work.finish(&whiteout, to.0, to.1),
+                Above::File(..) | Above::Whiteout => work.swap(&whiteout, to.0, to.1),
+            }
+            .inspect_err(|_| work.discard(&whiteout))?;
+            work.discard(&whiteout);
+            return fs::renameat_with(from.0, from.1, to.0, to.1, RenameFlags::EXCHANGE).host();
+        }
+        // Killed in between, the file has both names.
+        let second = work.name();
+        let moved = fs::linkat(from.0, from.1, work.tmp(), &*second, AtFlags::empty())
+            .host()
+            .and_then(|()| work.finish(&second, to.0, to.1))
+            .and_then(|()| work.finish(&whiteout, from.0, from.1));
+        moved.inspect_err(|_| {
+            work.discard(&second);
+            work.discard(&whiteout);
+        })
     }
 
     /// Notes where a file is now.
