@@ -509,6 +509,61 @@ fn a_machine_keeps_its_changes_in_a_delta_that_others_read() {
     assert_eq!(starts.unwrap(), b"xx");
 }
 
+/// A machine on the raw disk that a mount shows, and then on the delta itself.
+#[test]
+fn a_machine_writes_through_a_mounted_disk() {
+    support::require_root();
+    let place = Place::new();
+    let (image, data) = small_guest(&place);
+    let before = fs::read(&image).unwrap();
+    let (delta, point) = (place.join("delta.qcow2"), place.join("disk"));
+    fs::create_dir(&point).unwrap();
+    for (from, to) in [("/vmlinuz", "vmlinuz"), ("/boot/initrd.img-1.2-test", "initrd")] {
+        let file = File::create(place.join(to)).unwrap();
+        assert!(strata().arg("cat").arg(&image).arg(from).stdout(file).status().unwrap().success());
+    }
+    let boot = |starts: &str, disk: &Path, format: &str| {
+        let mut qemu = tool("qemu-system-x86_64", "qemu-system-x86");
+        qemu.args(["-machine", "pc,accel=tcg", "-m", "256", "-no-reboot", "-nic", "none"])
+            .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-kernel"])
+            .args([place.join("vmlinuz"), "-initrd".into(), place.join("initrd")])
+            .args(["-append", "root=/dev/vda rw console=ttyS0 panic=-1 no_timer_check", "-drive"])
+            .arg(format!("file={},format={format},if=virtio", disk.display()));
+        let mut machine = place.start("console", &mut qemu);
+        let status = machine.end();
+        let said = machine.said();
+        assert!(said.contains(&format!("{starts} {data}")), "{said}\n{}", machine.complained());
+        assert!(status.success(), "{status}: {}", machine.complained());
+    };
+    for starts in ["starts=1", "starts=2"] {
+        let mut mount = strata();
+        run(mount.args(["mount", "--view", "disk", "--cow"]).arg(&delta).arg(&image).arg(&point));
+        boot(starts, &point.join("disk.img"), "raw");
+        run(strata().arg("unmount").arg(&point));
+        qemu_img([OsStr::new("check"), "-q".as_ref(), delta.as_ref()]);
+        let read = run(strata().arg("cat").arg(&delta).arg("/starts")).stdout;
+        assert_eq!(read.len().to_string(), starts[7..]);
+    }
+    boot("starts=3", &delta, "qcow2");
+    let read = run(strata().args(["cat", "--cow"]).arg(&delta).arg(&image).arg("/starts")).stdout;
+    assert_eq!(read, b"xxx");
+    assert!(before == fs::read(&image).unwrap(), "the image was written");
+
+    // Committed into a copy of the image, or made a disk of its own, it is the same disk.
+    let (flat, base, top, alone) =
+        (place.join("flat"), place.join("base"), place.join("top"), place.join("alone"));
+    qemu_img([OsStr::new("convert"), "-O".as_ref(), "raw".as_ref(), delta.as_ref(), flat.as_ref()]);
+    fs::copy(&image, &base).unwrap();
+    fs::copy(&delta, &top).unwrap();
+    fs::copy(&delta, &alone).unwrap();
+    let rebase = ["rebase", "-u", "-F", "qcow2", "-b"].map(OsStr::new);
+    qemu_img(rebase.into_iter().chain([base.as_os_str(), top.as_os_str()]));
+    qemu_img([OsStr::new("commit"), "-q".as_ref(), top.as_ref()]);
+    qemu_img([OsStr::new("compare"), "-q".as_ref(), base.as_ref(), flat.as_ref()]);
+    qemu_img([OsStr::new("rebase"), "-b".as_ref(), "".as_ref(), alone.as_ref()]);
+    qemu_img([OsStr::new("compare"), "-q".as_ref(), alone.as_ref(), flat.as_ref()]);
+}
+
 #[test]
 fn thrown_away_changes_are_gone_and_machines_at_once_do_not_meet() {
     let place = Place::new();

@@ -134,11 +134,8 @@ impl Overlay {
             Form::Folder | Form::Regular => true,
             _ => dir.lower.is_some() || dir.state.lock().impure,
         };
-        let seen = if may_be_marked {
-            self.marks.read(&file)?
-        } else {
-            super::marks::Seen::default()
-        };
+        let seen =
+            if may_be_marked { self.marks.read(&file)? } else { super::marks::Seen::default() };
         let merges = match form {
             Form::Folder => !seen.opaque,
             Form::Regular => seen.metacopy,
