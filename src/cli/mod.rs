@@ -42,7 +42,8 @@ use crate::tree::FileTree;
 /// Mount any disk image or snapshot chain, look into it, and restore files from it.
 ///
 /// REF names what to open: a disk image or block device (disk.qcow2, /dev/vdb), or an internal
-/// snapshot of an image (disk.qcow2::before-upgrade). Images are only ever read.
+/// snapshot of an image (disk.qcow2::before-upgrade). Images are only ever read: changes, where they
+/// are wanted, go beside them (--cow).
 #[derive(Debug, Parser)]
 #[command(name = "strata", version, max_term_width = 100)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]

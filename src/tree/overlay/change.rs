@@ -221,7 +221,6 @@ impl Overlay {
     /// Puts a whiteout in the place of `name`.
     pub(super) fn hide(
         &self,
-        dir: &Arc<Node>,
         folder: &File,
         name: &[u8],
         is_above: bool,
@@ -282,7 +281,7 @@ impl Overlay {
         let folder = self.handle(dir, alone)?;
         let is_above = handle.is_some() && !matches!(self.above(dir, name, alone)?, Above::Nothing);
         if hide {
-            self.hide(dir, &folder, name, is_above, work)?;
+            self.hide(&folder, name, is_above, work)?;
         } else {
             fs::unlinkat(&*folder, name, AtFlags::empty()).host()?;
         }
@@ -371,7 +370,7 @@ impl Overlay {
             work.swap(&temporary, &folder, name).inspect_err(|_| work.discard(&temporary))?;
             work.discard(&temporary);
         } else {
-            self.hide(dir, &folder, name, false, work)?;
+            self.hide(&folder, name, false, work)?;
         }
         self.unlisted(dir, name);
         self.folders_changed(dir, &node);
