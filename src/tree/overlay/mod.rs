@@ -2,8 +2,8 @@
 //! the *lower*, stays as it is.
 //!
 //! The upper is in the form of the kernel's overlayfs (Documentation/filesystems/overlayfs.rst), so
-//! the kernel can mount it, too: [`marks`] has its attributes, [`work`] what lies beside it. A file
-//! comes into the upper when it is first changed ([`copy_up`]): its metadata at once, its data when
+//! the kernel can mount it, too: `marks` has its attributes, `work` what lies beside it. A file
+//! comes into the upper when it is first changed (`copy_up`): its metadata at once, its data when
 //! they are written.
 //!
 //! Names move only under the lock `names`, taken for writing by whatever makes, removes, renames or
@@ -11,7 +11,7 @@
 //! finds a file by its place in the upper holds it for reading.
 //!
 //! Where we may not set owners (an ordinary user), what a file has is kept in an attribute
-//! ([`owner`]), and the host's own mode always lets us in.
+//! (`owner`), and the host's own mode always lets us in.
 
 mod acl;
 mod change;
