@@ -56,7 +56,8 @@ fn fill(root: &Path) {
     fs::write(root.join("c/a"), "shared").unwrap();
     fs::hard_link(root.join("c/a"), root.join("c/b")).unwrap();
     fs::hard_link(root.join("c/a"), root.join("a/d")).unwrap();
-    symlink("a/c", root.join("d")).unwrap();
+    // Where no operation ever puts a folder: the host would follow the link to it, and a tree does not.
+    symlink("a/none", root.join("d")).unwrap();
     symlink("nowhere", root.join("b/d")).unwrap();
     let sparse = File::create(root.join("e")).unwrap();
     sparse.set_len(300_000).unwrap();
