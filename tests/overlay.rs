@@ -20,6 +20,7 @@ use std::path::Path;
 use lower::Lower;
 use ops::{KINDS, Op};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use stratafs::tree::WritableTree;
 use stratafs::tree::overlay::Overlay;
 use support::{run, tool};
@@ -106,20 +107,22 @@ fn beside_a_folder(lower: &Lower, ops: &[Op]) {
     seen::same(&ours, &kernels, "as the kernel shows it");
 }
 
-fn cases() -> u32 {
-    std::env::var("STRATA_OVERLAY_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(60)
+/// `STRATA_OVERLAY_CASES` cases from the seed `STRATA_SEED`.
+fn config() -> ProptestConfig {
+    let number = |name, or| std::env::var(name).map_or(or, |number| number.parse().unwrap());
+    ProptestConfig {
+        cases: number("STRATA_OVERLAY_CASES", 60).try_into().unwrap(),
+        rng_seed: RngSeed::Fixed(number("STRATA_SEED", 1_u64)),
+        failure_persistence: None,
+        max_shrink_iters: 3000,
+        ..ProptestConfig::default()
+    }
 }
 
 #[test]
 fn random_operations_are_those_of_a_folder() {
     let lower = Lower::make();
-    let config = ProptestConfig {
-        cases: cases(),
-        failure_persistence: None,
-        max_shrink_iters: 3000,
-        ..ProptestConfig::default()
-    };
-    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let mut runner = proptest::test_runner::TestRunner::new(config());
     runner
         .run(&proptest::collection::vec(op(), 1..80), |ops| {
             beside_a_folder(&lower, &ops);
@@ -162,13 +165,7 @@ fn beside_a_folder_as_a_user(lower: &Lower, ops: &[Op]) {
 #[test]
 fn a_users_upper_keeps_owners_and_devices() {
     let lower = Lower::make();
-    let config = ProptestConfig {
-        cases: cases(),
-        failure_persistence: None,
-        max_shrink_iters: 3000,
-        ..ProptestConfig::default()
-    };
-    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let mut runner = proptest::test_runner::TestRunner::new(config());
     runner
         .run(&proptest::collection::vec(op(), 1..80), |ops| {
             beside_a_folder_as_a_user(&lower, &ops);
@@ -202,13 +199,7 @@ fn after_the_kernel(lower: &Lower, ops: &[Op]) {
 #[test]
 fn an_upper_of_the_kernel_reads_as_there() {
     let lower = Lower::make();
-    let config = ProptestConfig {
-        cases: cases(),
-        failure_persistence: None,
-        max_shrink_iters: 3000,
-        ..ProptestConfig::default()
-    };
-    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let mut runner = proptest::test_runner::TestRunner::new(config());
     runner
         .run(&proptest::collection::vec(op(), 1..80), |ops| {
             after_the_kernel(&lower, &ops);
