@@ -52,7 +52,7 @@ ended() {
 verified() {
     local seed=$1 file=$2 offset=$3
     shift 3
-    fio --name=v --filename="$file" --offset="$offset" --size=256M --randseed="$seed" --verify=crc32c --verify_fatal=1 \
+    fio --name=v --filename="$file" --offset="$offset" --size=256M --randseed="$seed" --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
         --bs="$((4 << seed % 5))k" --output-format=terse "$@" >"$WORK/fio.log" 2>&1 ||
         die "fio: $(tail -n 5 "$WORK/fio.log")"
     ! grep -qi 'verify:' "$WORK/fio.log" || die "fio: $(grep -i 'verify:' "$WORK/fio.log" | head -n 5)"
