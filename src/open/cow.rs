@@ -70,7 +70,8 @@ pub(super) fn delta(
         create(&path, reference, disk, size.unwrap_or(disk.source.len())).within(named)?;
     }
     let below = Arc::clone(&disk.source);
-    Ok(Arc::new(Delta::open(&path, Some(below), size).within(named)?))
+    // It names the file in what it says.
+    Ok(Arc::new(Delta::open(&path, Some(below), size)?))
 }
 
 /// A delta that has no name once it is open: it goes with whoever holds it, however that ends.
