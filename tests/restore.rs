@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use model::{Model, ROOT};
 use stratafs::cli::restore::engine::{Item, Options, Progress, Summary, restore};
@@ -589,6 +590,42 @@ fn a_full_destination_ends_the_run_with_one_error() {
             assert!(fs::read(entry.path()).unwrap() == model.contents(node));
         }
     }
+}
+
+#[test]
+fn a_full_destination_keeps_nothing_of_the_files_beside() {
+    let mut model = Model::new();
+    // Halfway through, and for long, when the other finds the destination full.
+    for (name, size) in [(b"small", 2 << 20), (b"large", 20 << 20)] {
+        let slow = model.add(ROOT, name, FileKind::Regular, 0o644);
+        model.put(slow, 0, &bytes(4096, 1));
+        model.put(slow, size - 4096, &bytes(4096, 2));
+        model.slow.insert(slow, Duration::from_millis(300));
+    }
+    model.file(ROOT, b"too much", 0o644, &bytes(3 << 20, 3));
+    let small = Small::new();
+    let (result, _) = run(&model, &everything(), small.0.path(), &plain());
+    assert_eq!(result.unwrap_err().kind(), Kind::NoSpace);
+    assert_eq!(partials(small.0.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_stopped_run_keeps_nothing_of_a_small_file() {
+    let mut model = Model::new();
+    let slow = model.file(ROOT, b"slow", 0o644, &bytes(3 << 20, 1));
+    model.slow.insert(slow, Duration::from_millis(100));
+    let dir = tempfile::tempdir().unwrap();
+    let (stop, progress) = (AtomicBool::new(false), Progress::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while progress.bytes.load(Ordering::Relaxed) == 0 {
+                std::hint::spin_loop();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        restore(&model, &everything(), dir.path(), &plain(), &progress, &stop, &|_, _| {}).unwrap()
+    });
+    assert_eq!(partials(dir.path()), Vec::<PathBuf>::new());
 }
 
 /// Run by `an_ordinary_user_restores_what_is_permitted` as user 65534.

@@ -7,6 +7,7 @@ pub mod writable;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use stratafs::block::{Extent, Origin};
 use stratafs::error::{Error, Kind, Result};
@@ -33,12 +34,18 @@ pub struct Model {
     pub fail_after: AtomicI64,
     /// Files that cannot be read.
     pub damaged: HashMap<NodeId, u64>,
+    /// How long each read of a file takes.
+    pub slow: HashMap<NodeId, Duration>,
 }
 
 impl Model {
     pub fn new() -> Self {
-        let mut model =
-            Self { nodes: vec![], fail_after: AtomicI64::new(i64::MAX), damaged: HashMap::new() };
+        let mut model = Self {
+            nodes: vec![],
+            fail_after: AtomicI64::new(i64::MAX),
+            damaged: HashMap::new(),
+            slow: HashMap::new(),
+        };
         model.node(FileKind::Directory, 0o755);
         model
     }
@@ -183,6 +190,9 @@ impl FileTree for Model {
     }
 
     fn read_at(&self, node: NodeId, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        if let Some(&time) = self.slow.get(&node) {
+            std::thread::sleep(time);
+        }
         let size = self.attr(node)?.size;
         let len = buf.len().min(usize::try_from(size.saturating_sub(offset)).unwrap());
         let bad = self.damaged.get(&node).is_some_and(|&bad| offset + len as u64 > bad);

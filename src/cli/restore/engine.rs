@@ -135,7 +135,11 @@ pub(super) struct Stop<'a> {
 
 impl Stop<'_> {
     pub(super) fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed) || self.hopeless.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed) || self.is_hopeless()
+    }
+
+    fn is_hopeless(&self) -> bool {
+        self.hopeless.load(Ordering::Relaxed)
     }
 }
 
@@ -203,7 +207,7 @@ pub fn restore(
             run.give_up(error);
         }
     });
-    if options.sync && !run.stop.hopeless.load(Ordering::Relaxed) {
+    if options.sync && !run.stop.is_hopeless() {
         fs::syncfs(&*root).told("cannot put the files on stable storage").within(place)?;
     }
     if let Some(error) = run.fatal.lock().take() {
@@ -386,7 +390,13 @@ impl Run<'_> {
             FileKind::Regular => {
                 match self.write(folder, &temporary, attr, buffer) {
                     Ok(()) => {}
-                    Err(Halt::Stopped) => return Ok(Outcome::Stopped),
+                    Err(Halt::Stopped) => {
+                        // On a full disk it would only take room, and a small file is begun anew.
+                        if self.stop.is_hopeless() || attr.size < RESUMABLE {
+                            let _ = folder.remove(&temporary);
+                        }
+                        return Ok(Outcome::Stopped);
+                    }
                     Err(Halt::Source(error)) => {
                         let _ = folder.remove(&temporary);
                         // Never taken for a failure of the destination.
