@@ -1,6 +1,7 @@
 //! Tars, as the layers of container images are (OCI image specification, "Image Layer Filesystem
 //! Changeset"): members in the `ustar` form, with a `pax` extended header for what does not fit it.
 
+mod entry;
 mod header;
 
 use std::io::Write;
@@ -9,6 +10,7 @@ use zerocopy::IntoBytes;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::tree::{Device, Time};
+pub use entry::{Entry, EntryKind, Run};
 use header::{BLOCK, Header, octal, put, typeflag};
 
 /// What the name of a file begins with that stands for one removed.
