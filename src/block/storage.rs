@@ -65,6 +65,11 @@ pub struct FileStorage {
 }
 
 impl FileStorage {
+    /// Bytes of the largest write of the host. Its page cache keeps what is written in one call in
+    /// folios of up to that size, and ext4 (Linux 6.18) looks at every block of a folio whenever a
+    /// part of it is written: after writes of 1 MiB, those of 4 KiB took twice as long.
+    const PIECE: usize = 128 << 10;
+
     /// Opens the regular file at `path`, and locks it as a running QEMU does: neither QEMU nor
     /// another `strata` can open it for writing as long as this one lives.
     ///
@@ -112,9 +117,14 @@ impl Storage for FileStorage {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.file
-            .write_all_at(data, offset)
-            .map_err(|error| self.told(error, "writing", data.len() as u64, offset))
+        let mut at = offset;
+        for piece in data.chunks(Self::PIECE) {
+            self.file
+                .write_all_at(piece, at)
+                .map_err(|error| self.told(error, "writing", piece.len() as u64, at))?;
+            at += piece.len() as u64;
+        }
+        Ok(())
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<()> {

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::super::cause::Cause;
 use super::super::layer::{COPIED, OFFSET_MASK};
+use super::claims::Claims;
 use super::entry::Entry;
 use super::geometry::Geometry;
 use crate::block::Storage;
@@ -30,8 +31,8 @@ pub(super) const DIRTY_AT_MOST: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Slice {
     pub number: u64,
-    /// Held by whoever changes entries, from looking at them to publishing the change.
-    pub changing: Mutex<()>,
+    /// Held for entries by whoever changes them, from looking at them to publishing the change.
+    pub changing: Claims,
     loaded: RwLock<Option<Loaded>>,
 }
 
@@ -148,7 +149,7 @@ impl Map {
             });
         }
         let slice =
-            Arc::new(Slice { number, changing: Mutex::default(), loaded: RwLock::new(None) });
+            Arc::new(Slice { number, changing: Claims::default(), loaded: RwLock::new(None) });
         shard.insert(number, Arc::clone(&slice));
         slice
     }

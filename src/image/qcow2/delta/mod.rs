@@ -12,6 +12,7 @@
 //! `refcounts`, `head` (the header as it is rewritten); by verb: `create`, `open`, `recount` (the
 //! repair), `read`, `write`, `zero`, `flush` (the order of everything).
 
+mod claims;
 mod create;
 mod entry;
 mod flush;

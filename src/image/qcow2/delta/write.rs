@@ -103,7 +103,7 @@ impl Overlay {
         if rest.is_empty() {
             return Ok(());
         }
-        let _changing = slice.changing.lock();
+        let _changing = slice.changing.claim(geometry.entry_of(at), geometry.entry_of(end - 1));
         while !rest.is_empty() {
             let len = self.write_step(&slice, at, end, rest)? as usize;
             at += len as u64;
@@ -112,8 +112,8 @@ impl Overlay {
         Ok(())
     }
 
-    /// Writes some of `data`, which goes from `at` to `end`; how much. The slice is locked for
-    /// changes.
+    /// Writes some of `data`, which goes from `at` to `end`; how much. Its entries are
+    /// claimed.
     fn write_step(&self, slice: &Arc<Slice>, at: u64, end: u64, data: &[u8]) -> Result<u64> {
         let geometry = self.geometry;
         let (step, first, last) = self.look(slice, |loaded| {

@@ -91,7 +91,8 @@ impl Overlay {
         // Parts of compressed clusters: those are written out, with their zeros.
         let mut compressed = Vec::new();
         {
-            let _changing = slice.changing.lock();
+            let last = geometry.entry_of(end - 1);
+            let _changing = slice.changing.claim(geometry.entry_of(start), last);
             let mut changes: Vec<(usize, Entry, Entry)> = Vec::new();
             let mut at = start;
             // How far what lies below was looked at, and whether it is a hole up to there.
