@@ -1,3 +1,4 @@
-//! Layered images: for now, the tar that a layer is.
+//! Layered images: the tar that a layer is, and what is kept of layers.
 
+pub mod cache;
 pub mod tar;
