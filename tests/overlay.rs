@@ -101,10 +101,12 @@ fn beside_a_folder(lower: &Lower, ops: &[Op]) {
     tree.sync_all().unwrap();
     seen::same(&seen::of_tree(&tree), &theirs, "with all names in the upper");
     drop(tree);
-    let kernel = Kernel::mount(lower.mounted.path(), &upper);
-    let kernels = seen::without_links(seen::without_marks(seen::of_folder(kernel.path())));
     let ours = seen::without_links(seen::without_marks(theirs));
-    seen::same(&ours, &kernels, "as the kernel shows it");
+    for below in [lower.view.path(), lower.mounted.path()] {
+        let kernel = Kernel::mount(below, &upper);
+        let kernels = seen::without_links(seen::without_marks(seen::of_folder(kernel.path())));
+        seen::same(&ours, &kernels, &format!("as the kernel shows it above {}", below.display()));
+    }
 }
 
 /// `STRATA_OVERLAY_CASES` cases from the seed `STRATA_SEED`.
@@ -174,8 +176,9 @@ fn a_users_upper_keeps_owners_and_devices() {
         .unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// The kernel does all of `ops`, and we read what it leaves.
-fn after_the_kernel(lower: &Lower, ops: &[Op]) {
+/// The kernel does all of `ops` above the folder `below`, which shows the lower, and we read what it
+/// leaves.
+fn after_the_kernel(lower: &Lower, below: &Path, ops: &[Op]) {
     let dir = folder();
     let upper = dir.path().join("upper");
     std::fs::create_dir(&upper).unwrap();
@@ -184,7 +187,7 @@ fn after_the_kernel(lower: &Lower, ops: &[Op]) {
         let mut like = std::process::Command::new(program);
         run(like.arg("--reference").arg(lower.mounted.path()).arg(&upper));
     }
-    let kernel = Kernel::mount(lower.mounted.path(), &upper);
+    let kernel = Kernel::mount(below, &upper);
     for op in ops {
         // Attributes that look like marks are escaped there, but hidden from the lower's.
         let _ = ops::to_folder(kernel.path(), *op);
@@ -196,16 +199,25 @@ fn after_the_kernel(lower: &Lower, ops: &[Op]) {
     seen::same(&ours, &theirs, "as the kernel left it");
 }
 
-#[test]
-fn an_upper_of_the_kernel_reads_as_there() {
+fn an_upper_of_the_kernel(below: impl Fn(&Lower) -> &Path) {
     let lower = Lower::make();
     let mut runner = proptest::test_runner::TestRunner::new(config());
     runner
         .run(&proptest::collection::vec(op(), 1..80), |ops| {
-            after_the_kernel(&lower, &ops);
+            after_the_kernel(&lower, below(&lower), &ops);
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn an_upper_of_the_kernel_reads_as_there() {
+    an_upper_of_the_kernel(|lower| lower.mounted.path());
+}
+
+#[test]
+fn an_upper_of_the_kernel_above_our_view_reads_as_there() {
+    an_upper_of_the_kernel(|lower| lower.view.path());
 }
 
 #[test]
@@ -219,5 +231,7 @@ fn an_untouched_overlay_is_its_lower() {
 fn regression_renamed_without_its_data() {
     let lower = Lower::make();
     let op = |what, path, other| Op { what, path, other, number: 0 };
-    after_the_kernel(&lower, &[op(2, 282, 0), op(11, 13, 1111)]);
+    for below in [lower.mounted.path(), lower.view.path()] {
+        after_the_kernel(&lower, below, &[op(2, 282, 0), op(11, 13, 1111)]);
+    }
 }
