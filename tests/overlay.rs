@@ -131,6 +131,7 @@ fn random_operations_are_those_of_a_folder() {
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));
+    println!("{} sequences of up to 80 operations", config().cases);
 }
 
 /// What an ordinary user's upper keeps: owners of links are the user's own, folders that lie in both
