@@ -7,6 +7,7 @@ mod contract;
 mod ext;
 #[path = "overlay/lower.rs"]
 mod lower;
+mod model;
 #[path = "overlay/ops.rs"]
 mod ops;
 #[path = "overlay/rules.rs"]
@@ -21,8 +22,9 @@ use lower::Lower;
 use ops::{KINDS, Op};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use stratafs::tree::WritableTree;
+use stratafs::mount::{Options, mount};
 use stratafs::tree::overlay::Overlay;
+use stratafs::tree::{Served, WritableTree};
 use support::{run, tool};
 
 /// A folder of this test, on a filesystem that can hold an upper.
@@ -172,6 +174,41 @@ fn a_users_upper_keeps_owners_and_devices() {
     runner
         .run(&proptest::collection::vec(op(), 1..80), |ops| {
             beside_a_folder_as_a_user(&lower, &ops);
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// The upper is on a host that cannot leave a whiteout behind when it renames, and has no ACLs.
+fn on_a_host_without_whiteouts(lower: &Lower, ops: &[Op]) {
+    let (dir, plain) = (folder(), folder());
+    let tree = std::sync::Arc::new(model::writable::Writable::new());
+    let options = Options { name: "host".to_owned(), dev: true, ..Options::default() };
+    let host = mount(Served::Writable(tree), dir.path(), &options).unwrap();
+    let (upper, plain) = (dir.path().join("upper"), plain.path().join("plain"));
+    lower.copy(&plain);
+    let open = || Overlay::open(lower.tree(), &upper, None, true).unwrap();
+    let tree = open();
+    for (n, op) in ops.iter().enumerate().filter(|(_, op)| op.what % KINDS != 22) {
+        let (ours, theirs) = (ops::to_tree(&tree, *op), ops::to_folder(&plain, *op));
+        assert_eq!(ours.is_ok(), theirs.is_ok(), "operation {n}: {op:?}: {ours:?}, {theirs:?}");
+    }
+    let theirs = seen::of_folder(&plain);
+    seen::same(&seen::of_tree(&tree), &theirs, "as it is");
+    drop(tree);
+    let tree = open();
+    seen::same(&seen::of_tree(&tree), &theirs, "opened again");
+    drop(tree);
+    drop(host);
+}
+
+#[test]
+fn renames_on_a_host_without_whiteouts() {
+    let lower = Lower::make();
+    let mut runner = proptest::test_runner::TestRunner::new(config());
+    runner
+        .run(&proptest::collection::vec(op(), 1..80), |ops| {
+            on_a_host_without_whiteouts(&lower, &ops);
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));

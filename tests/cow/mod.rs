@@ -1,6 +1,9 @@
 //! What the tests of copy-on-write share: servers that get killed, and numbers for tests.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+#[path = "../ext/rng.rs"]
+mod rng;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -11,27 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A small generator: the same numbers from the same seed, everywhere.
-#[derive(Debug, Clone)]
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    pub fn one_in(&mut self, bound: u64) -> bool {
-        self.below(bound) == 0
-    }
-}
+pub use rng::Rng;
 
 /// A number that the environment may set: how long a campaign is.
 pub fn setting(name: &str, default: u64) -> u64 {
