@@ -7,6 +7,7 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -427,4 +428,128 @@ fn scratch_leaves_nothing_and_an_ordinary_user_may_write() {
     let output = run(&mut as_nobody(args.into_iter().chain([program.dir.path().as_os_str()])));
     assert_eq!(output.stdout, b"hellokept");
     assert!(fs::read(program.path("raw.img")).unwrap().iter().all(|&byte| byte == 1));
+}
+
+/// A filesystem in memory that is soon full, unmounted in the end.
+struct Small(PathBuf);
+
+impl Small {
+    fn new(at: PathBuf) -> Self {
+        fs::create_dir(&at).unwrap();
+        run(tool("mount", "mount").args(["-t", "tmpfs", "-o", "size=8m", "small"]).arg(&at));
+        Self(at)
+    }
+
+    /// Leaves this much room.
+    fn leave(&self, room: u64) {
+        let path = self.0.join("filler");
+        let mut filler = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        while filler.write_all(&[1; 4096]).is_ok() {}
+        filler.set_len(filler.metadata().unwrap().len() - room).unwrap();
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// Writes to the disk, far apart, until neither bytes nor what says where they are find room. How
+/// many pieces were written.
+fn write_until_full(program: &Program, small: &Small, far: u64) -> u64 {
+    let disk = program.disk();
+    let mut count = 0;
+    small.leave(256 << 10);
+    loop {
+        match disk.write_all_at(&[7; 4096], count * far) {
+            Ok(()) => count += 1,
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+                match rustix::fs::fdatasync(&disk) {
+                    Err(errno) => {
+                        assert_eq!(errno, Errno::NOSPC);
+                        return count;
+                    }
+                    // Flushed by itself before it was full.
+                    Ok(()) => small.leave(128 << 10),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_while_room_can_be_made() {
+    require_root();
+    let program = Program::new();
+    let far = 32 << 20;
+    File::create(program.path("wide.img")).unwrap().set_len(4096 * far).unwrap();
+    let small = Small::new(program.path("small"));
+    program.ok(["mount", "--cow", "small/d.qcow2", "wide.img", "mnt"]);
+    let count = write_until_full(&program, &small, far);
+    for _ in 0..2 {
+        let told = program.refused(&["unmount", "mnt"], 1);
+        assert!(
+            told.contains("No space left on device") && told.contains("stays mounted"),
+            "{told}"
+        );
+        assert!(told.contains("\nhint: make room") && told.contains("--lazy mnt"), "{told}");
+    }
+    assert_eq!(byte_at(&program.disk(), (count - 1) * far), 7);
+    fs::remove_file(program.path("small/filler")).unwrap();
+    run(tool("mount", "mount").args(["-o", "remount,size=512m"]).arg(&small.0));
+    program.ok(["unmount", "mnt"]);
+    run(tool("qemu-img", "qemu-utils").args(["check", "-q"]).arg(program.path("small/d.qcow2")));
+    program.ok(["mount", "--cow", "small/d.qcow2", "wide.img", "mnt"]);
+    let disk = program.disk();
+    assert!((0..count).all(|piece| byte_at(&disk, piece * far) == 7));
+    drop(disk);
+    program.ok(["unmount", "mnt"]);
+}
+
+/// What was given up by a lazy unmount is not there; the delta is sound as it was flushed.
+#[test]
+fn what_finds_no_room_can_be_given_up() {
+    require_root();
+    let program = Program::new();
+    let far = 32 << 20;
+    File::create(program.path("wide.img")).unwrap().set_len(4096 * far).unwrap();
+    let small = Small::new(program.path("small"));
+    program.ok(["mount", "--cow", "small/d.qcow2", "wide.img", "mnt"]);
+    let disk = program.disk();
+    disk.write_all_at(b"kept", 5 << 30).unwrap();
+    disk.sync_all().unwrap();
+    drop(disk);
+    write_until_full(&program, &small, far);
+    program.ok(["unmount", "--lazy", "mnt"]);
+    fs::remove_file(program.path("small/filler")).unwrap();
+    let mount = ["mount", "--cow", "small/d.qcow2", "wide.img", "mnt"];
+    while !program.strata(mount).status.success() {
+        // Its server has still to end.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let mut kept = [0; 4];
+    program.disk().read_exact_at(&mut kept, 5 << 30).unwrap();
+    assert_eq!(&kept, b"kept");
+    program.ok(["unmount", "mnt"]);
+    run(tool("qemu-img", "qemu-utils").args(["check", "-q"]).arg(program.path("small/d.qcow2")));
+}
+
+#[test]
+fn nothing_of_a_scratch_needs_room_in_the_end() {
+    require_root();
+    let program = Program::new();
+    let small = Small::new(program.path("small"));
+    let mut mount = strata();
+    mount.args(["mount", "--scratch", "raw.img", "mnt"]).env("TMPDIR", &small.0);
+    run(mount.current_dir(program.dir.path()));
+    let disk = program.disk();
+    small.leave(256 << 10);
+    let full = (0..2000).map(|piece| disk.write_all_at(&[7; 4096], piece * 4096));
+    let error = full.into_iter().find_map(Result::err).unwrap();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    disk.sync_all().unwrap();
+    drop(disk);
+    program.ok(["unmount", "mnt"]);
 }

@@ -37,6 +37,7 @@ fn exercise(serve: &dyn Fn() -> Server, file: &Path, contents: Vec<u8>, way: Way
     let server = serve();
     exerciser.compare(file);
     server.close();
+    println!("{} in 3 mounts, {way:?}", exerciser.done());
 }
 
 /// `disk.img` of a base image whose end is not that of a cluster.

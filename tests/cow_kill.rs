@@ -1,7 +1,7 @@
 //! The server of a writable disk killed at random moments: nothing that was flushed is lost, and
 //! nothing is there that was never written.
 //!
-//! `STRATA_KILLS` says how often (25), `STRATA_SEED` where to begin.
+//! `STRATA_KILLS` says how often (100), `STRATA_SEED` where to begin.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod cow;
@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
@@ -117,8 +117,15 @@ impl Disk {
     }
 }
 
-/// Writes, reads back and flushes until the server is gone. `killed` is set before it is killed.
-fn write(disk: &Disk, writer: usize, mut rng: Rng, killed: &AtomicBool) {
+/// Writes, reads back and flushes until the server is gone, and tells `done` of each operation, whether it
+/// was a flush. `killed` is set before it is killed.
+fn write(
+    disk: &Disk,
+    writer: usize,
+    mut rng: Rng,
+    killed: &AtomicBool,
+    done: &mut dyn FnMut(bool),
+) {
     let ended = |result: io::Result<()>, what: &str| match result {
         Ok(()) => false,
         Err(_) if killed.load(SeqCst) => true,
@@ -169,42 +176,66 @@ fn write(disk: &Disk, writer: usize, mut rng: Rng, killed: &AtomicBool) {
         if ended(result, "a read or write") {
             return;
         }
-        if rng.one_in(20) {
+        done(false);
+        if rng.one_in(10) {
             let writes = ledger.flush_begins();
             let result = fdatasync(&file).map_err(Into::into);
             if ended(result.inspect(|()| ledger.flushed(&writes)), "a flush") {
                 return;
             }
+            done(true);
         }
     }
 }
 
 /// A server under load, and its end: by a kill, or while it is told to end.
-fn load_and_kill(disk: &Disk, server: Server, rng: &mut Rng) {
-    let killed = AtomicBool::new(false);
+fn load_and_kill(disk: &Disk, server: Server, rng: &mut Rng, done: &Done) {
+    let (killed, operations) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         for writer in 0..disk.program.writers() {
-            let (rng, killed) = (Rng(rng.next()), &killed);
-            scope.spawn(move || write(disk, writer, rng, killed));
+            let rng = Rng(rng.next());
+            let (killed, operations) = (&killed, &operations);
+            scope.spawn(move || {
+                write(disk, writer, rng, killed, &mut |flush| {
+                    let kind = if flush { &done.flushes } else { &done.reads_and_writes };
+                    kind.fetch_add(1, SeqCst);
+                    operations.fetch_add(1, SeqCst);
+                });
+            });
         }
-        sleep(Duration::from_micros(rng.below(150_000)));
+        cow::sleep_over(&operations, 100, rng);
         killed.store(true, SeqCst);
         server.kill();
     });
 }
 
+/// What all rounds did.
+#[derive(Debug, Default)]
+struct Done {
+    reads_and_writes: AtomicU64,
+    flushes: AtomicU64,
+    second_kills: AtomicU64,
+    read_by_qemu: AtomicU64,
+}
+
 fn kill_again_and_again(program: Program, kills: u64) {
     support::require_root();
     let seed = setting("STRATA_SEED", 1);
-    let mut rng = Rng(seed);
+    let done = Done::default();
+    cow::in_lanes(kills, seed, |kills, rng| kill_one_disk(program, kills, rng, seed, &done));
+    println!("{program:?} killed {kills} times from seed {seed}: {done:?}");
+}
+
+fn kill_one_disk(program: Program, kills: u64, mut rng: Rng, seed: u64, done: &Done) {
     let mut disk = Disk::new(program, rng.next());
     for kill in 0..kills {
         // A delta that has been written for long allocates little: begin anew.
         if rng.one_in(8) {
             disk = Disk::new(program, rng.next());
         }
-        load_and_kill(&disk, disk.start(), &mut rng);
+        load_and_kill(&disk, disk.start(), &mut rng, done);
         if rng.one_in(4) {
+            done.second_kills.fetch_add(1, SeqCst);
             // Killed as it opens what was killed, or as it closes.
             let server = Server::spawn(&mut disk.serve(), &disk.point());
             sleep(Duration::from_micros(rng.below(30_000)));
@@ -220,6 +251,7 @@ fn kill_again_and_again(program: Program, kills: u64) {
         server.close();
         disk.assert_sound();
         if rng.one_in(16) {
+            done.read_by_qemu.fetch_add(1, SeqCst);
             // What QEMU reads is the same.
             let raw = disk.dir.path().join("raw");
             let convert = ["convert", "-f", "qcow2", "-O", "raw"];
@@ -232,7 +264,7 @@ fn kill_again_and_again(program: Program, kills: u64) {
 
 #[test]
 fn a_killed_server_loses_nothing_that_was_flushed() {
-    kill_again_and_again(Program::Strata, setting("STRATA_KILLS", 25));
+    kill_again_and_again(Program::Strata, setting("STRATA_KILLS", 100));
 }
 
 /// The test itself holds beside a server known to be right.

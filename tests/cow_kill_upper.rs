@@ -2,7 +2,7 @@
 //! came back left it (or the one that was under way), each block of each file is a version that was
 //! written to it, none older than a flush, and nothing half done is to be seen.
 //!
-//! `STRATA_KILLS` says how often (25), `STRATA_SEED` where to begin.
+//! `STRATA_KILLS` says how often (100), `STRATA_SEED` where to begin.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod cow;
@@ -15,11 +15,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
 use cow::{Rng, Server, setting};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 use support::{require_root, run, strata, tool};
 use tempfile::TempDir;
 
@@ -253,17 +255,18 @@ impl Tree {
         Server::start(&mut self.serve(), &self.path("mnt"))
     }
 
-    fn load_and_kill(&mut self, rng: &mut Rng) {
+    fn load_and_kill(&mut self, rng: &mut Rng, operations: &AtomicU64) {
         let server = self.start();
         // Held, not named: once it is unmounted, the name is that of the folder beneath, where a writer
         // that saw no error yet would go on.
         let held = File::open(self.path("mnt")).unwrap();
         let root = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
-        let killed = AtomicBool::new(false);
+        let (killed, done) = (AtomicBool::new(false), AtomicU64::new(0));
         thread::scope(|scope| {
             let share = usize::try_from(FILES / WRITERS).unwrap();
             for files in self.files.chunks_mut(share) {
-                let (mut rng, root, killed) = (Rng(rng.next()), &root, &killed);
+                let (mut rng, root) = (Rng(rng.next()), &root);
+                let (killed, done) = (&killed, &done);
                 scope.spawn(move || {
                     loop {
                         let file = rng.below(files.len() as u64) as usize;
@@ -271,10 +274,12 @@ impl Tree {
                             assert!(killed.load(SeqCst), "{:?}: {error}", files[file]);
                             return;
                         }
+                        operations.fetch_add(1, SeqCst);
+                        done.fetch_add(1, SeqCst);
                     }
                 });
             }
-            sleep(Duration::from_micros(rng.below(150_000)));
+            cow::sleep_over(&done, 100, rng);
             killed.store(true, SeqCst);
             server.kill();
         });
@@ -320,10 +325,24 @@ impl Tree {
         let mut files = self.files.clone();
         let mut wrong = Vec::new();
         files.iter_mut().for_each(|file| file.check(&kernel, &mut wrong));
-        run(tool("umount", "mount").arg(&kernel));
-        run(tool("umount", "mount").arg(&lower));
+        unmount(&kernel);
+        unmount(&lower);
         assert!(wrong.is_empty(), "{when}, as the kernel reads it: {}", wrong.join("\n"));
     }
+}
+
+/// A child that another lane is about to start has all our files for a moment.
+#[track_caller]
+fn unmount(point: &Path) {
+    let mut result = Ok(());
+    for _ in 0..1000 {
+        result = rustix::mount::unmount(point, UnmountFlags::empty());
+        if result != Err(Errno::BUSY) {
+            break;
+        }
+        sleep(Duration::from_millis(5));
+    }
+    result.unwrap_or_else(|errno| panic!("unmounting {}: {errno}", point.display()));
 }
 
 fn walk(dir: &Path) -> Vec<PathBuf> {
@@ -341,13 +360,18 @@ fn walk(dir: &Path) -> Vec<PathBuf> {
 fn kill_again_and_again(program: Program, kills: u64) {
     require_root();
     let seed = setting("STRATA_SEED", 1);
-    let mut rng = Rng(seed);
+    let operations = AtomicU64::new(0);
+    cow::in_lanes(kills, seed, |kills, rng| kill_one_tree(program, kills, rng, seed, &operations));
+    println!("{program:?} killed {kills} times from seed {seed}: {operations:?} operations");
+}
+
+fn kill_one_tree(program: Program, kills: u64, mut rng: Rng, seed: u64, operations: &AtomicU64) {
     let mut tree = Tree::new(program);
     for kill in 0..kills {
         if rng.one_in(6) {
             tree = Tree::new(program);
         }
-        tree.load_and_kill(&mut rng);
+        tree.load_and_kill(&mut rng, operations);
         if rng.one_in(4) {
             let server = Server::spawn(&mut tree.serve(), &tree.path("mnt"));
             sleep(Duration::from_micros(rng.below(30_000)));
@@ -371,7 +395,7 @@ fn kill_again_and_again(program: Program, kills: u64) {
 
 #[test]
 fn a_killed_server_leaves_no_file_half_changed() {
-    kill_again_and_again(Program::Strata, setting("STRATA_KILLS", 25));
+    kill_again_and_again(Program::Strata, setting("STRATA_KILLS", 100));
 }
 
 /// The test itself holds beside a server known to be right.

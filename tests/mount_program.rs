@@ -325,3 +325,32 @@ fn a_truncated_image_reads_as_eio_and_is_logged_once() {
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(log.contains("image.raw") && log.contains("cut short since it was opened"), "{log}");
 }
+
+/// A signal to whoever waits makes the kernel ask for an interruption. That nobody waits for the answer to
+/// that is no failure.
+#[test]
+fn an_interrupted_caller_is_nothing_to_tell_of() {
+    support::require_root();
+    let image = Image::new();
+    let log = image.dir.path().join("log");
+    let mut mount = support::strata();
+    mount.args(["mount", "--view=disk", "--cow"]).arg(image.dir.path().join("delta.qcow2"));
+    mount.arg("--log").arg(&log).env("STRATA_LOG", "fuser=debug");
+    run(mount.arg(image.path()).arg(image.point()));
+    let script = "
+import os, signal, sys
+signal.signal(signal.SIGALRM, lambda *_: None)
+disk = os.open(sys.argv[1], os.O_RDWR)
+signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+for number in range(300):
+    os.pwrite(disk, bytes([number % 256]) * 65536, number % 20 * 65536)
+    os.fsync(disk)
+signal.setitimer(signal.ITIMER_REAL, 0)
+";
+    let disk = image.point().join("disk.img");
+    run(tool("python3", "python3").args(["-c", script]).arg(disk));
+    image.unmount();
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("INTERRUPT"), "nobody was interrupted");
+    assert!(!log.contains("error: "), "{:?}", log.lines().find(|line| line.contains("error: ")));
+}

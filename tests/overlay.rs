@@ -7,6 +7,7 @@ mod contract;
 mod ext;
 #[path = "overlay/lower.rs"]
 mod lower;
+mod model;
 #[path = "overlay/ops.rs"]
 mod ops;
 #[path = "overlay/rules.rs"]
@@ -21,8 +22,9 @@ use lower::Lower;
 use ops::{KINDS, Op};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use stratafs::tree::WritableTree;
+use stratafs::mount::{Options, mount};
 use stratafs::tree::overlay::Overlay;
+use stratafs::tree::{Served, WritableTree};
 use support::{run, tool};
 
 /// A folder of this test, on a filesystem that can hold an upper.
@@ -101,10 +103,12 @@ fn beside_a_folder(lower: &Lower, ops: &[Op]) {
     tree.sync_all().unwrap();
     seen::same(&seen::of_tree(&tree), &theirs, "with all names in the upper");
     drop(tree);
-    let kernel = Kernel::mount(lower.mounted.path(), &upper);
-    let kernels = seen::without_links(seen::without_marks(seen::of_folder(kernel.path())));
     let ours = seen::without_links(seen::without_marks(theirs));
-    seen::same(&ours, &kernels, "as the kernel shows it");
+    for below in [lower.view.path(), lower.mounted.path()] {
+        let kernel = Kernel::mount(below, &upper);
+        let kernels = seen::without_links(seen::without_marks(seen::of_folder(kernel.path())));
+        seen::same(&ours, &kernels, &format!("as the kernel shows it above {}", below.display()));
+    }
 }
 
 /// `STRATA_OVERLAY_CASES` cases from the seed `STRATA_SEED`.
@@ -129,6 +133,7 @@ fn random_operations_are_those_of_a_folder() {
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));
+    println!("{} sequences of up to 80 operations", config().cases);
 }
 
 /// What an ordinary user's upper keeps: owners of links are the user's own, folders that lie in both
@@ -174,8 +179,44 @@ fn a_users_upper_keeps_owners_and_devices() {
         .unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// The kernel does all of `ops`, and we read what it leaves.
-fn after_the_kernel(lower: &Lower, ops: &[Op]) {
+/// The upper is on a host that cannot leave a whiteout behind when it renames, and has no ACLs.
+fn on_a_host_without_whiteouts(lower: &Lower, ops: &[Op]) {
+    let (dir, plain) = (folder(), folder());
+    let tree = std::sync::Arc::new(model::writable::Writable::new());
+    let options = Options { name: "host".to_owned(), dev: true, ..Options::default() };
+    let host = mount(Served::Writable(tree), dir.path(), &options).unwrap();
+    let (upper, plain) = (dir.path().join("upper"), plain.path().join("plain"));
+    lower.copy(&plain);
+    let open = || Overlay::open(lower.tree(), &upper, None, true).unwrap();
+    let tree = open();
+    for (n, op) in ops.iter().enumerate().filter(|(_, op)| op.what % KINDS != 22) {
+        let (ours, theirs) = (ops::to_tree(&tree, *op), ops::to_folder(&plain, *op));
+        assert_eq!(ours.is_ok(), theirs.is_ok(), "operation {n}: {op:?}: {ours:?}, {theirs:?}");
+    }
+    let theirs = seen::of_folder(&plain);
+    seen::same(&seen::of_tree(&tree), &theirs, "as it is");
+    drop(tree);
+    let tree = open();
+    seen::same(&seen::of_tree(&tree), &theirs, "opened again");
+    drop(tree);
+    drop(host);
+}
+
+#[test]
+fn renames_on_a_host_without_whiteouts() {
+    let lower = Lower::make();
+    let mut runner = proptest::test_runner::TestRunner::new(config());
+    runner
+        .run(&proptest::collection::vec(op(), 1..80), |ops| {
+            on_a_host_without_whiteouts(&lower, &ops);
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// The kernel does all of `ops` above the folder `below`, which shows the lower, and we read what it
+/// leaves.
+fn after_the_kernel(lower: &Lower, below: &Path, ops: &[Op]) {
     let dir = folder();
     let upper = dir.path().join("upper");
     std::fs::create_dir(&upper).unwrap();
@@ -184,7 +225,7 @@ fn after_the_kernel(lower: &Lower, ops: &[Op]) {
         let mut like = std::process::Command::new(program);
         run(like.arg("--reference").arg(lower.mounted.path()).arg(&upper));
     }
-    let kernel = Kernel::mount(lower.mounted.path(), &upper);
+    let kernel = Kernel::mount(below, &upper);
     for op in ops {
         // Attributes that look like marks are escaped there, but hidden from the lower's.
         let _ = ops::to_folder(kernel.path(), *op);
@@ -196,16 +237,25 @@ fn after_the_kernel(lower: &Lower, ops: &[Op]) {
     seen::same(&ours, &theirs, "as the kernel left it");
 }
 
-#[test]
-fn an_upper_of_the_kernel_reads_as_there() {
+fn an_upper_of_the_kernel(below: impl Fn(&Lower) -> &Path) {
     let lower = Lower::make();
     let mut runner = proptest::test_runner::TestRunner::new(config());
     runner
         .run(&proptest::collection::vec(op(), 1..80), |ops| {
-            after_the_kernel(&lower, &ops);
+            after_the_kernel(&lower, below(&lower), &ops);
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn an_upper_of_the_kernel_reads_as_there() {
+    an_upper_of_the_kernel(|lower| lower.mounted.path());
+}
+
+#[test]
+fn an_upper_of_the_kernel_above_our_view_reads_as_there() {
+    an_upper_of_the_kernel(|lower| lower.view.path());
 }
 
 #[test]
@@ -219,5 +269,7 @@ fn an_untouched_overlay_is_its_lower() {
 fn regression_renamed_without_its_data() {
     let lower = Lower::make();
     let op = |what, path, other| Op { what, path, other, number: 0 };
-    after_the_kernel(&lower, &[op(2, 282, 0), op(11, 13, 1111)]);
+    for below in [lower.mounted.path(), lower.view.path()] {
+        after_the_kernel(&lower, below, &[op(2, 282, 0), op(11, 13, 1111)]);
+    }
 }

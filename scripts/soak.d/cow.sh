@@ -7,7 +7,12 @@ campaign_kill() {
 }
 
 campaign_model() {
-    STRATA_DELTA_OPERATIONS=$((operations / 10)) STRATA_CRASH_STATES=$crashes tests_named -E 'test(/image::qcow2::delta/)'
+    [ "$(id -u)" -eq 0 ] || die 'model mounts as root'
+    local seed=${STRATA_SEED:-$RANDOM}
+    STRATA_DELTA_OPERATIONS=$(((operations + 9) / 10)) STRATA_CRASH_STATES=$crashes STRATA_RANDOM_SEED=$seed \
+        tests_named --test delta -E 'test(/^model::|^crash::/)'
+    STRATA_OVERLAY_CASES=$(((operations + 4999) / 5000)) STRATA_SEED=$seed \
+        tests_named --test overlay -E 'test(/^random_operations|^a_users_upper|^an_upper_of_the_kernel/)'
 }
 
 campaign_fsx() {

@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::*;
 use crate::block::{Cache, Fault, FaultSource, MemorySource};
@@ -127,6 +128,13 @@ fn any_layer(blocks: usize) -> impl Strategy<Value = Arc<FakeLayer>> {
 }
 
 proptest! {
+    // The same in every run.
+    #![proptest_config(ProptestConfig {
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn reads_what_a_walk_down_the_layers_finds(
         layers in prop::collection::vec(any_layer(40), 1..6),
@@ -162,6 +170,13 @@ proptest! {
 }
 
 proptest! {
+    // The same in every run.
+    #![proptest_config(ProptestConfig {
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn the_top_layers_hold_what_hides_those_below(
         layers in prop::collection::vec(any_layer(40), 1..6),

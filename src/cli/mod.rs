@@ -347,6 +347,9 @@ fn start_log(verbose: u8) {
         log.parse_filters(&filters);
     }
     log.format(|out, record| {
+        if crate::mount::answers_nobody(record) {
+            return Ok(());
+        }
         let level = match record.level() {
             log::Level::Error => "error: ",
             log::Level::Warn => "warning: ",

@@ -38,6 +38,7 @@ use linger::Linger;
 
 pub use attach::{Busy, How};
 pub use holders::Holder;
+pub use report::answers_nobody;
 pub use table::FSTYPE;
 
 /// What a mount allows. The default is the safest: its owner only, no setuid, no devices.
@@ -319,8 +320,12 @@ pub struct Unmount {
 /// Unmounts the mount of ours on the folder `at` and waits until its server is gone, and with it
 /// the image files it had open. Mounts whose server died are cleared.
 ///
+/// A mount with changes that find no room stays, as room can be made.
+///
 /// # Errors
-/// [`Kind::Usage`] if nothing of ours is mounted there; with [`Busy`] as the cause if it is in use.
+/// [`Kind::Usage`] if nothing of ours is mounted there; with [`Busy`] as the cause if it is in use;
+/// [`Kind::NoSpace`] if there is no room for its changes. It is unmounted, and yet an error, if
+/// changes could not be kept for another reason.
 pub fn unmount(at: &Path, how: Unmount) -> Result<()> {
     let named = || at.display().to_string();
     let point = stale::resolve(at)?;
@@ -345,6 +350,10 @@ pub fn unmount(at: &Path, how: Unmount) -> Result<()> {
     let server = server(there.device);
     // The server may have no terminal left to tell of what it cannot keep.
     let kept = if there.writable && server.is_some() { sync(&point) } else { Ok(()) };
+    let kept = kept.map_err(|error| not_kept(Error::io(error), at));
+    if matches!(&kept, Err(error) if error.kind() == Kind::NoSpace) {
+        return kept;
+    }
     match attach::detach(&point, How::Idle) {
         Err(error) if error.cause::<Busy>().is_some() => {
             if server.is_some() || patiently(&point, stale::is_dead) != Some(true) {
@@ -360,7 +369,25 @@ pub fn unmount(at: &Path, how: Unmount) -> Result<()> {
         let farewell = if there.writable { &LONG_FAREWELL } else { &FAREWELL };
         let _ = rustix::event::poll(&mut end, Some(farewell));
     }
-    kept.within(|| "changes may be lost").within(named)
+    kept
+}
+
+/// The error of changes of the mount on `at` that did not get to stable storage.
+fn not_kept(error: Error, at: &Path) -> Error {
+    let at = at.display();
+    if error.kind() == Kind::NoSpace {
+        return error
+            .within("not all changes are stored, and it stays mounted")
+            .within(at.to_string())
+            .with_hint(format!(
+                "make room where the changes go and unmount again; \
+                 or give up what no fsync has stored: strata unmount --lazy {at}"
+            ));
+    }
+    error.within("unmounted, but changes may be lost").within(at.to_string()).with_hint(
+        "the image is as it was, and what an fsync stored is safe: strata diff --cow shows it; \
+         see dmesg for why the host could not write",
+    )
 }
 
 /// Brings what was written to the mount on `point` to stable storage.

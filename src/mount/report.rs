@@ -59,6 +59,17 @@ impl Report {
     }
 }
 
+/// Whether a line of the log tells of an answer that nobody waited for, which is no failure.
+///
+/// Whoever waits for an answer and gets a signal makes the kernel ask for an interruption. `fuser` answers
+/// that it knows of none, as is right: the request itself is answered soon. But the thread that was asked is
+/// mostly another than the one at work on the request, and the kernel looks for what is answered among the
+/// requests of that thread: it says `ENOENT`, which it says of no answer to a request that somebody waits for.
+pub fn answers_nobody(record: &log::Record<'_>) -> bool {
+    record.target() == "fuser::reply"
+        && record.args().to_string().ends_with(&format!("(os error {})", libc::ENOENT))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

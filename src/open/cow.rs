@@ -1,13 +1,14 @@
 //! Where changes go: a delta above a disk, or an upper above a tree.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Disk, Opener, Reference};
-use crate::block::FileSource;
+use crate::block::{BlockSink, BlockSource, Extent, FileSource, Origin};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::Format;
 use crate::image::qcow2::{self, Backing, Delta, NewDelta};
@@ -37,6 +38,47 @@ pub enum Cow {
         /// A folder of the same filesystem for what is not finished; beside `dir` if `None`.
         work: Option<PathBuf>,
     },
+}
+
+/// A throw-away delta. Nobody reads it after us: there is nothing to bring to stable storage, and no room
+/// needed for that.
+#[derive(Debug)]
+pub(super) struct Scratch(pub(super) Arc<Delta>);
+
+impl BlockSource for Scratch {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.0.extent_at(offset)
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        self.0.origin_at(offset)
+    }
+
+    fn whole_file(&self) -> Option<&File> {
+        self.0.whole_file()
+    }
+}
+
+impl BlockSink for Scratch {
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.0.write_at(offset, data)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.0.write_zeroes(offset, len)
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What the changes are for.

@@ -79,7 +79,7 @@ pub struct Shown {
     pub view: View,
     /// What an operator should know, one line each.
     pub warnings: Vec<String>,
-    /// Where changes of the disk go. It is to be closed once the tree is served no more.
+    /// Where changes of the disk go, if they are kept. It is to be closed once the tree is served no more.
     pub delta: Option<Arc<Delta>>,
     /// Why the disk is shown where files were to be: [`View::Auto`] found none that can be read.
     pub no_files: Option<Error>,
@@ -101,13 +101,18 @@ pub fn view(
 ) -> Result<Shown> {
     let mut disk = opener.disk(reference)?;
     let mut view = view;
-    let mut delta = None;
+    let (mut sink, mut delta): (Option<Arc<dyn BlockSink>>, _) = (None, None);
     match cow {
         Some((cow @ (Cow::Delta { .. } | Cow::Scratch { .. }), Purpose::Change)) => {
             view = writable(view)?;
             let opened = super::cow::delta(opener, reference, &disk, cow)?;
             disk.source = Arc::<Delta>::clone(&opened);
-            delta = Some(opened);
+            if matches!(cow, Cow::Scratch { .. }) {
+                sink = Some(Arc::new(super::cow::Scratch(opened)));
+            } else {
+                sink = Some(Arc::<Delta>::clone(&opened));
+                delta = Some(opened);
+            }
         }
         Some((Cow::Delta { path, .. }, Purpose::Read)) => {
             super::cow::belongs(opener, reference, &disk, path)?;
@@ -116,7 +121,7 @@ pub fn view(
         Some((Cow::Scratch { .. }, Purpose::Read) | (Cow::Upper { .. }, _)) | None => {}
     }
     let warnings = std::mem::take(&mut disk.warnings);
-    let stage = Stage { opener, reference, disk, delta, warnings };
+    let stage = Stage { opener, reference, disk, sink, delta, warnings };
     let shown = match view {
         View::Auto => stage.auto(),
         View::Files => stage.files(),
@@ -150,6 +155,8 @@ struct Stage<'a> {
     reference: &'a Reference,
     disk: Disk,
     /// The disk again, if it can be written.
+    sink: Option<Arc<dyn BlockSink>>,
+    /// What it is to be closed by, if it is kept.
     delta: Option<Arc<Delta>>,
     warnings: Vec<String>,
 }
@@ -257,7 +264,7 @@ impl Stage<'_> {
         // A table that cannot be read has been warned of.
         let table = volume::scan(disk).unwrap_or_default();
         let volumes = table.iter().flat_map(|table| &table.volumes);
-        let Some(delta) = self.delta.clone() else {
+        let Some(sink) = self.sink.clone() else {
             folder.add_file(root, b"disk.img", Arc::clone(disk), allocated, changed)?;
             for volume in volumes {
                 let name = format!("p{}.img", volume.number);
@@ -265,7 +272,6 @@ impl Stage<'_> {
             }
             return Ok(self.shown(Arc::new(folder), View::Disk));
         };
-        let sink: Arc<dyn BlockSink> = delta;
         folder.add_sink(root, b"disk.img", Arc::clone(&sink), allocated, changed)?;
         for volume in volumes {
             let name = format!("p{}.img", volume.number);

@@ -2,6 +2,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::*;
 
@@ -75,6 +76,13 @@ fn the_root_folder_is_not_a_tree() {
 }
 
 proptest! {
+    // The same in every run.
+    #![proptest_config(ProptestConfig {
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     /// Whatever a name says, it opens a file of the folder or nothing.
     #[test]
     fn no_name_leads_out(

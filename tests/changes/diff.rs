@@ -95,7 +95,7 @@ fn all_below(root: &Path) -> Vec<PathBuf> {
 }
 
 /// Changes a tree here and there.
-fn change(root: &Path, rng: &mut Rng) {
+pub fn change(root: &Path, rng: &mut Rng) {
     for _ in 0..rng.below(6) {
         let all = all_below(root);
         let Some(path) = all.get(rng.below(all.len() as u64) as usize) else { return };
@@ -135,7 +135,7 @@ fn change(root: &Path, rng: &mut Rng) {
 }
 
 /// What `strata diff` is to say of two mounted images.
-fn expected(before: &Path, after: &Path) -> String {
+pub fn expected(before: &Path, after: &Path) -> String {
     let mut lines = BTreeMap::new();
     let [old, new] = [before, after].map(|root| -> BTreeMap<Vec<Vec<u8>>, PathBuf> {
         let below = |path: &PathBuf| {
@@ -195,17 +195,22 @@ fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
         .collect()
 }
 
+/// An image of random trees, and of one large file.
+pub fn planted(rng: &mut Rng, trees: u64) -> Image {
+    let image = Image::make(64, &["-t", "ext4", "-N", "8192", "-L", "r"]);
+    let mounted = image.mount("rw");
+    for number in 0..trees {
+        plant(&mounted.path().join(format!("{number:04}")), rng);
+    }
+    fs::write(mounted.path().join("large"), rng.bytes(8 << 20)).unwrap();
+    drop(mounted);
+    image
+}
+
 /// Two images, the second a changed copy of the first.
 fn pair(seed: u64, trees: u64) -> (Image, PathBuf) {
-    let image = Image::make(64, &["-t", "ext4", "-N", "8192", "-L", "r"]);
     let mut rng = Rng(seed);
-    {
-        let mounted = image.mount("rw");
-        for number in 0..trees {
-            plant(&mounted.path().join(format!("{number:04}")), &mut rng);
-        }
-        fs::write(mounted.path().join("large"), rng.bytes(8 << 20)).unwrap();
-    }
+    let image = planted(&mut rng, trees);
     let after = image.copy("after");
     {
         let mounted = Mounted::new(&after, "rw");
@@ -221,7 +226,7 @@ fn diff(before: &OsStr, after: &OsStr) -> String {
 }
 
 /// What `diff -r` finds: files that differ in contents, and what is on one side only.
-fn diff_r(before: &Path, after: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
+pub fn diff_r(before: &Path, after: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
     let mut diff = tool("diff", "diffutils");
     let output = diff.args(["-rq", "--no-dereference"]).args([before, after]).output().unwrap();
     let (mut differ, mut single) = (BTreeSet::new(), BTreeSet::new());
@@ -241,6 +246,15 @@ fn diff_r(before: &Path, after: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
     (differ, single)
 }
 
+/// The paths of what `strata diff` printed whose letter and aspects are wanted.
+pub fn told_of(found: &str, wanted: impl Fn(&str, &str) -> bool) -> BTreeSet<String> {
+    let fields = found.lines().map(|line| line.split('\t').collect::<Vec<_>>());
+    fields
+        .filter(|fields| wanted(fields[0], fields.get(2).copied().unwrap_or_default()))
+        .map(|fields| fields[1].to_owned())
+        .collect()
+}
+
 #[test]
 fn random_images_of_changed_trees() {
     let first = number("STRATA_RANDOM_SEED", 1);
@@ -258,20 +272,14 @@ fn random_images_of_changed_trees() {
         }
         assert_eq!(found, wanted);
         let (differ, single) = diff_r(old.path(), new.path());
-        let ours = |wanted: &dyn Fn(&str, &str) -> bool| -> BTreeSet<String> {
-            let fields = found.lines().map(|line| line.split('\t').collect::<Vec<_>>());
-            fields
-                .filter(|fields| wanted(fields[0], fields.get(2).copied().unwrap_or_default()))
-                .map(|fields| fields[1].to_owned())
-                .collect()
-        };
-        assert_eq!(ours(&|letter, what| letter == "M" && what.contains("contents")), differ);
-        let came_or_went = ours(&|letter, _| letter == "A" || letter == "D");
+        let modified = told_of(&found, |letter, what| letter == "M" && what.contains("contents"));
+        assert_eq!(modified, differ);
+        let came_or_went = told_of(&found, |letter, _| letter == "A" || letter == "D");
         assert!(single.is_subset(&came_or_went), "{single:?}");
         // The others are in a folder that came or went.
         for path in &came_or_went {
             let within = |folder: &String| path.starts_with(&format!("{folder}/"));
-            let replaced = ours(&|letter, _| letter == "T");
+            let replaced = told_of(&found, |letter, _| letter == "T");
             assert!(single.contains(path) || single.iter().chain(&replaced).any(within), "{path}");
         }
     }

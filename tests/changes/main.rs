@@ -7,6 +7,7 @@ mod ext;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cow;
 mod diff;
 mod disks;
 mod uppers;

@@ -63,6 +63,11 @@ impl Exerciser {
         self.compare(path);
     }
 
+    /// What was done so far, in words.
+    pub(crate) fn done(&self) -> String {
+        format!("{} operations from seed {}", self.done, self.seed)
+    }
+
     /// Reads the whole file.
     #[track_caller]
     pub(crate) fn compare(&self, path: &Path) {

@@ -1,36 +1,20 @@
 //! What the tests of copy-on-write share: servers that get killed, and numbers for tests.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+#[path = "../ext/rng.rs"]
+mod rng;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A small generator: the same numbers from the same seed, everywhere.
-#[derive(Debug, Clone)]
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    pub fn one_in(&mut self, bound: u64) -> bool {
-        self.below(bound) == 0
-    }
-}
+pub use rng::Rng;
 
 /// A number that the environment may set: how long a campaign is.
 pub fn setting(name: &str, default: u64) -> u64 {
@@ -38,6 +22,32 @@ pub fn setting(name: &str, default: u64) -> u64 {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
         Err(_) => default,
     }
+}
+
+/// Servers that are killed at the same time. They are waited for more than they compute.
+const LANES: u64 = 4;
+
+/// Shares out `kills` among lanes, each with random numbers of its own, and does them at once.
+pub fn in_lanes(kills: u64, seed: u64, lane: impl Fn(u64, Rng) + Sync) {
+    let lanes = LANES.min(kills);
+    std::thread::scope(|scope| {
+        for number in 0..lanes {
+            let share = kills / lanes + u64::from(number < kills % lanes);
+            let (lane, rng) = (&lane, Rng(Rng(seed ^ number << 32).next()));
+            scope.spawn(move || lane(share, rng));
+        }
+    });
+}
+
+/// Waits until `done`, a count of operations, has grown by a number below `most`, and then a little
+/// longer: how much is under way at a kill does not depend on how busy the machine is.
+pub fn sleep_over(done: &AtomicU64, most: u64, rng: &mut Rng) {
+    let enough = done.load(SeqCst) + rng.below(most);
+    let until = Instant::now() + Duration::from_secs(1);
+    while done.load(SeqCst) < enough && Instant::now() < until {
+        sleep(Duration::from_micros(100));
+    }
+    sleep(Duration::from_micros(rng.below(2000)));
 }
 
 /// A program that serves a mount point, in the foreground.

@@ -271,6 +271,8 @@ fn part(part: u64) {
             std::panic::resume_unwind(panic);
         }
     }
+    let sessions = (part..all.div_ceil(PER_SESSION)).step_by(2).count();
+    println!("{sessions} sessions of {PER_SESSION} crash states each, from seed {}", first + part);
 }
 
 #[test]

@@ -121,6 +121,8 @@ fn part(part: u64) {
             std::panic::resume_unwind(panic);
         }
     }
+    let runs = (part..operations.div_ceil(PER_RUN)).step_by(2).count();
+    println!("{runs} deltas of {PER_RUN} operations each, from seed {}", first + part);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Numbers for tests.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 /// A small generator: the same numbers from the same seed, everywhere.
+#[derive(Debug, Clone)]
 pub struct Rng(pub u64);
 
 impl Rng {
@@ -15,6 +16,10 @@ impl Rng {
 
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
+    }
+
+    pub fn one_in(&mut self, bound: u64) -> bool {
+        self.below(bound) == 0
     }
 
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {

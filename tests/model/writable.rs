@@ -328,6 +328,10 @@ impl WritableTree for Writable {
         if to.1 == b"elsewhere" {
             return host(libc::EXDEV);
         }
+        // As hosts that know no whiteouts.
+        if how == Rename::Whiteout {
+            return host(libc::EINVAL);
+        }
         if how == Rename::NoReplace && there.is_some() {
             return Err(Error::new(Kind::Exists, "it is there already"));
         }

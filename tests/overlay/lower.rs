@@ -1,4 +1,5 @@
-//! The lower of these tests: an ext4 image with a little of everything, and the kernel's mount of it.
+//! The lower of these tests: an ext4 image with a little of everything, the kernel's mount of it, and
+//! our own.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, lchown, symlink};
@@ -7,7 +8,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
-use stratafs::tree::FileTree;
+use stratafs::mount::{self, Options};
+use stratafs::tree::{FileTree, Served};
 
 use crate::ext::{Image, Mounted};
 use crate::support::run;
@@ -18,6 +20,35 @@ pub const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 pub struct Lower {
     pub image: Image,
     pub mounted: Mounted,
+    pub view: View,
+}
+
+/// Our read-only mount of the image, which ends with the test.
+pub struct View {
+    dir: tempfile::TempDir,
+    // Gone before its folder is.
+    serving: Option<mount::Mounted>,
+}
+
+impl View {
+    fn new(tree: Arc<dyn FileTree>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Everything that is there can be seen through it, as in the kernel's mount.
+        let name = "lower".to_owned();
+        let all = Options { allow_other: true, suid: true, dev: true, name, ..Options::default() };
+        let serving = mount::mount(Served::ReadOnly(tree), dir.path(), &all).unwrap();
+        Self { dir, serving: Some(serving) }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        drop(self.serving.take());
+    }
 }
 
 impl Lower {
@@ -28,7 +59,8 @@ impl Lower {
             fill(mounted.path());
         }
         let mounted = image.mount("ro,noload");
-        Self { image, mounted }
+        let view = View::new(image.open().tree);
+        Self { image, mounted, view }
     }
 
     /// As we read it.

@@ -246,3 +246,70 @@ fn writers_copy_a_file_up_once() {
     }
     assert_eq!(contents(&*tree, file), expected);
 }
+
+/// As after `rm -r .upper.work`, which the kernel's overlayfs allows.
+#[test]
+fn an_upper_without_its_work_folder_counts_as_the_host_does() {
+    let (lower, dir) = (Lower::make(), folder());
+    let tree = open(&lower, dir.path());
+    tree.write_at(at(&tree, "c/a"), 0, b"S").unwrap();
+    tree.set_attr(at(&tree, "a/d"), &Changes { mode: Some(0o600), ..Changes::default() }).unwrap();
+    tree.sync_all().unwrap();
+    drop(tree);
+    std::fs::remove_dir_all(dir.path().join(".upper.work")).unwrap();
+    for writable in [false, true] {
+        let upper = dir.path().join("upper");
+        let tree = Overlay::open(lower.tree(), &upper, None, writable).unwrap();
+        let file = at(&tree, "c/a");
+        assert_eq!([at(&tree, "c/b"), at(&tree, "a/d")], [file, file]);
+        assert_eq!(tree.attr(file).unwrap().links, 3);
+        assert_eq!(contents(&tree, file), b"Shared");
+    }
+    let tree = open(&lower, dir.path());
+    let file = at(&tree, "c/a");
+    tree.hold(file, true).unwrap();
+    for (parent, name, left) in [("c", "a", 2), ("a", "d", 1), ("c", "b", 0)] {
+        tree.unlink(at(&tree, parent), name.as_bytes()).unwrap();
+        assert_eq!(tree.attr(file).unwrap().links, left);
+        tree.write_at(file, 1, b"H").unwrap();
+        if left > 0 {
+            assert_eq!(contents(&tree, at(&tree, "c/b")), b"SHared");
+        }
+    }
+}
+
+/// What takes the host several steps, as an owner that is not the server's, is made apart.
+#[test]
+fn a_file_of_another_owner_is_never_seen_without_it() {
+    let (lower, dir) = (Lower::make(), folder());
+    let tree = Arc::new(open(&lower, dir.path()));
+    let caller = Caller { uid: 1000, gid: 1001, umask: 0 };
+    let upper = dir.path().join("upper");
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let seen = scope.spawn(|| {
+            let mut seen = 0;
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                for entry in std::fs::read_dir(&upper).unwrap() {
+                    // What is the lower's is root's.
+                    let entry = entry.unwrap();
+                    if entry.file_name().len() < 2 {
+                        continue;
+                    }
+                    let stat = entry.metadata().unwrap();
+                    assert_eq!((stat.uid(), stat.gid()), (1000, 1001), "{:?}", entry.path());
+                    seen += 1;
+                }
+            }
+            seen
+        });
+        for n in 0..400 {
+            let new = if n % 2 == 0 { FILE } else { DIR };
+            tree.create(tree.root(), format!("new{n}").as_bytes(), &new, &caller).unwrap();
+        }
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(seen.join().unwrap() > 0);
+    });
+    let again = tree.create(tree.root(), b"new7", &FILE, &caller).unwrap_err();
+    assert_eq!(again.kind(), Kind::Exists);
+}

@@ -10,7 +10,7 @@ use super::copy_up::WHITEOUT;
 use super::find::{Above, form};
 use super::host::{self, Host};
 use super::node::{ABOVE, Form, Node, Place};
-use super::owner::Owner;
+use super::owner::{Owner, open_mode};
 use super::work::Work;
 use super::{Alone, Overlay, acl};
 use crate::error::Result;
@@ -50,16 +50,18 @@ impl Overlay {
         }
         owner.mode = if new.kind == FileKind::Symlink { 0o777 } else { mode };
         let asked = if default.is_some() { new.mode & 0o7777 } else { mode };
-        let asked = if self.marks.is_trusted() { asked } else { 0o600 };
-        let made = if covered {
+        let asked = if self.marks.is_trusted() { asked } else { open_mode(mode, new.kind) };
+        // What takes several steps is done apart, so that whoever looks after a kill finds all or nothing.
+        let apart = covered || !self.host_gives(&owner, &above, default.is_some());
+        let made = if apart {
             None
         } else {
             match self.make_plain(&folder, name, new.kind, asked, new.target) {
                 Ok(file) => Some(file),
-                Err(Errno::EXIST) => match self.above(dir, name, &alone)? {
-                    Above::Whiteout => None,
-                    _ => return Err(host::errno(Errno::EXIST)),
-                },
+                Err(Errno::EXIST) => {
+                    self.nothing_but_a_whiteout(dir, name, &alone)?;
+                    None
+                }
                 Err(error) => return Err(host::errno(error)),
             }
         };
@@ -73,13 +75,14 @@ impl Overlay {
                 file
             }
             None => {
+                let covered = self.nothing_but_a_whiteout(dir, name, &alone)?;
                 let temporary = work.name();
                 let put = self
                     .make_plain(work.tmp(), &temporary, new.kind, asked, new.target)
                     .host()
                     .and_then(|file| {
                         self.give_new(&file, &owner, default.as_deref(), access, true)?;
-                        if new.kind == FileKind::Directory {
+                        if new.kind == FileKind::Directory && covered {
                             self.marks.set(&file, self.marks.opaque, b"y")?;
                             work.swap(&temporary, &folder, name)?;
                             work.discard(&temporary);
@@ -104,6 +107,40 @@ impl Overlay {
         self.folders_changed(dir, &node);
         drop(alone);
         Ok(node)
+    }
+
+    /// Whether the host makes a file in `folder` of this owner and mode at one stroke, with the ACLs that a
+    /// default one asks for.
+    fn host_gives(&self, owner: &Owner, folder: &fs::Stat, has_default_acl: bool) -> bool {
+        let gid = match host::mode(folder) & 0o2000 {
+            0 => rustix::process::getegid().as_raw(),
+            _ => folder.st_gid,
+        };
+        let is_ours = owner.uid == rustix::process::geteuid().as_raw() && owner.gid == gid;
+        if self.marks.is_trusted() {
+            return is_ours;
+        }
+        match owner.kind {
+            FileKind::Symlink => true,
+            FileKind::Regular | FileKind::Directory => {
+                is_ours && owner.mode == open_mode(owner.mode, owner.kind) && !has_default_acl
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the upper has a whiteout as `name`. Fails if it has a file there.
+    fn nothing_but_a_whiteout(
+        &self,
+        dir: &Arc<Node>,
+        name: &[u8],
+        alone: &Alone<'_>,
+    ) -> Result<bool> {
+        match self.above(dir, name, alone)? {
+            Above::File(..) => Err(host::errno(Errno::EXIST)),
+            Above::Whiteout => Ok(true),
+            Above::Nothing => Ok(false),
+        }
     }
 
     /// Gives a new file its owner, mode and ACLs. In its own folder (not `apart`) the host has

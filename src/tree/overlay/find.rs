@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, Stat};
 use rustix::io::Errno;
@@ -166,25 +167,25 @@ impl Overlay {
             // A copy of a file, marks and all.
             id = own;
         }
+        let counts = seen.links && form != Form::Folder;
+        let in_index = seen.node.map(NodeId).filter(|id| counts && self.is_indexed(*id));
+        if counts && in_index.is_none() && self.marks.extra_links(&file)? >= 0 {
+            self.tell_of_lost_names(name);
+        }
         // What the index finds a file by.
-        let lower = if seen.links && form != Form::Folder { seen.node.map(NodeId) } else { lower };
+        let lower = in_index.or(lower);
         let node = self.table.get_or(id, || {
             let node = Node::new(id, lower, form, place.clone());
             let mut state = node.state.lock();
             state.above = Some(stat.st_ino);
             state.data_below = form == Form::Regular && seen.metacopy;
-            state.indexed = seen.links && form != Form::Folder;
+            state.indexed = in_index.is_some();
             state.impure = seen.impure;
             drop(state);
             node
         });
         let mut state = node.state.lock();
-        if state.indexed {
-            let has_index = self.work.as_ref().is_some_and(|work| work.has(node.lower));
-            state.place = if has_index { Place::Index } else { place };
-        } else {
-            state.place = place;
-        }
+        state.place = if state.indexed { Place::Index } else { place };
         let unpinned = state.pinned.take();
         drop(state);
         drop(unpinned);
@@ -192,6 +193,21 @@ impl Overlay {
             self.handles.insert(id, Arc::new(file));
         }
         Ok(node)
+    }
+
+    fn is_indexed(&self, node: NodeId) -> bool {
+        self.work.as_ref().is_some_and(|work| work.has(Some(node)))
+    }
+
+    /// Without the index the host counts the names of a file, and those that are not in the upper are lost.
+    fn tell_of_lost_names(&self, name: &[u8]) {
+        if !self.told_of_lost_names.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "the work folder has lost its index: \"{}\", and maybe more, was changed, and further names of \
+                 it may show it as it is in the image",
+                name.escape_ascii()
+            );
+        }
     }
 
     /// The node of what only the lower has under `name`.

@@ -32,6 +32,7 @@ use std::collections::hash_map::RandomState;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::{self, FlockOperation, OFlags};
@@ -67,6 +68,7 @@ pub struct Overlay {
     handles: quick_cache::sync::Cache<NodeId, Arc<File>>,
     listings: quick_cache::sync::Cache<NodeId, Arc<list::Listing>, list::Weigh>,
     hash: RandomState,
+    told_of_lost_names: AtomicBool,
 }
 
 /// Proof that no name moves.
@@ -130,6 +132,7 @@ impl Overlay {
             handles: quick_cache::sync::Cache::new(usize::try_from(handles).unwrap_or(64)),
             listings: quick_cache::sync::Cache::with_weighter(256, MOST_LISTED, list::Weigh),
             hash: RandomState::new(),
+            told_of_lost_names: AtomicBool::new(false),
         };
         overlay.adopt_root(root).within(shown)?;
         Ok(overlay)
