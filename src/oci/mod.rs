@@ -1,3 +1,6 @@
-//! Layered images: for now, the tar that a layer is.
+//! Layered images: the tars that their layers are, what a layer's index holds of one, and the tree
+//! that layers make together.
 
+pub mod layer;
+pub mod merge;
 pub mod tar;
