@@ -4,7 +4,7 @@
 //! merged tree has about 100 bytes for each entry of all layers.
 //!
 //! The rules are those of the OCI image specification (`layer.md`); where it leaves a choice,
-//! `tests/layer_rules.rs` says for each which one is taken and who takes the same.
+//! `tests/rules.rs` beside this file says for each which one is taken and who takes the same.
 
 mod apply;
 mod cause;

@@ -11,6 +11,7 @@ fn fails(layers: &[&[&str]], cause: Cause, text: &str) {
     assert_eq!(error.to_string(), format!("layer sha256:abc: {text} (corrupt image)"));
 }
 
+/// containerd refuses it too. umoci removes the folder that it is in, and then fails.
 #[test]
 fn a_whiteout_without_a_name() {
     for path in [".wh.", ".wh..", ".wh..."] {

@@ -20,7 +20,7 @@ fn a_layer_as_it_is_shows_its_whiteouts() {
     assert_eq!(
         shown(&tree),
         [
-            ".wh.",
+            ".wh./",
             ".wh.a = 1 *3",
             ".wh.d/",
             ".wh.d/e",

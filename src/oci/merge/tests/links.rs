@@ -9,6 +9,7 @@ fn a_link_to_a_lower_layer_is_to_what_is_there_then() {
     assert_eq!(shown(&merged), ["a = 1 *2", "b = 1 *2"]);
     assert_eq!(at(&merged, "a"), at(&merged, "b"));
     // The link's own header says 0 bytes and 0644: the file's own are taken, as by tar and umoci.
+    // containerd gives the file the header's owner, mode and time.
     assert_eq!((attr(&merged, "b").mode, attr(&merged, "b").uid), (0o640, 5));
     let later: [&[&str]; 3] = [&["a = new"], &[".wh.a"], &["a/"]];
     let after: [&[&str]; 3] = [&["a = new", "b = 1"], &["b = 1"], &["a/", "b = 1"]];
@@ -21,7 +22,7 @@ fn a_link_to_a_lower_layer_is_to_what_is_there_then() {
 }
 
 /// Whatever the order: the whiteout takes the name, the link is to the file below. umoci and
-/// containerd fail if the whiteout comes first.
+/// containerd do so if the link comes first, and fail if the whiteout does.
 #[test]
 fn a_link_to_what_its_layer_hides_is_to_the_file_below() {
     for upper in [["b => a", ".wh.a"], [".wh.a", "b => a"]] {
@@ -44,7 +45,7 @@ fn links_to_symbolic_links_devices_and_pipes() {
     );
 }
 
-/// GNU tar: it is the same file already. umoci removes it first, and fails.
+/// GNU tar: it is the same file already. umoci and containerd remove it first, and fail.
 #[test]
 fn a_link_to_itself_changes_nothing() {
     assert_eq!(shown(&merge(&[&["a = 1"], &["a => a"]])), ["a = 1"]);
@@ -60,7 +61,7 @@ fn a_link_replaces_what_has_its_name() {
     let lower = ["a = 1", "f = 2", "d/", "d/x = 3", "l -> a"];
     let merged = merge(&[&lower, &["f => a", "d => a", "l => a"]]);
     assert_eq!(shown(&merged), ["a = 1 *4", "d = 1 *4", "f = 1 *4", "l = 1 *4"]);
-    // Even the folder that its target lies in.
+    // Even the folder that its target lies in, which umoci and containerd remove first, and fail.
     assert_eq!(shown(&merge(&[&lower, &["d => d/x"]])), ["a = 1", "d = 3", "f = 2", "l -> a"]);
 }
 

@@ -1,11 +1,12 @@
-//! Each rule by which layers are applied, and where the specification leaves a choice, whose it is.
-//! "umoci" is 0.4.7, "containerd" its `archive` package.
+//! Each rule by which layers are applied, and where the specification leaves a choice or is not
+//! followed by all, who does what. "umoci" is 0.4.7, as it was seen to do; "containerd" is
+//! `pkg/archive` of version 2, as it reads. `tests/layers.rs` runs umoci on random layers.
 
 use super::*;
 
 /// layer.md, "Whiteouts": "whiteout files MUST only apply to resources in lower/parent layers. Files
 /// that are present in the same layer as a whiteout file can only be hidden by whiteout files in
-/// subsequent layers." umoci and containerd remove what came before the whiteout.
+/// subsequent layers." umoci keeps to it. containerd removes what its own layer had put there by then.
 #[test]
 fn the_place_of_a_whiteout_in_its_layer_does_not_matter() {
     let lower = ["a = old", "d/", "d/old = 1"];
@@ -19,7 +20,7 @@ fn the_place_of_a_whiteout_in_its_layer_does_not_matter() {
 }
 
 /// layer.md, "Opaque Whiteout": it hides all children from the layers below, wherever it stands.
-/// umoci and containerd keep what the layer has unpacked by then, as we do; some tools do not.
+/// umoci and containerd keep what the layer has put there, as we do; some tools do not.
 #[test]
 fn a_late_opaque_keeps_its_own_siblings() {
     let lower = ["d/", "d/old = 1", "d/e/", "d/e/deep = 2"];
@@ -66,8 +67,8 @@ fn whiteouts_are_never_seen_even_without_a_target() {
     assert_eq!(shown(&merge(&[&[".wh.a", ".wh..wh..opq", "b = 1"]])), ["b = 1"]);
 }
 
-/// AUFS, the first of Docker's stores, kept its own files under `.wh..wh.`; Docker and containerd
-/// leave them out.
+/// AUFS, the first of Docker's stores, kept its own files under `.wh..wh.`, and Docker leaves them out.
+/// umoci unpacks the folder, which no whiteout may be.
 #[test]
 fn what_aufs_kept_for_itself_is_left_out() {
     let upper = [".wh..wh.plnk/", ".wh..wh.plnk/1.2 = x", ".wh..wh.aufs", "b = 2"];
@@ -133,6 +134,8 @@ fn anything_else_is_removed_before_it_is_replaced() {
     assert_eq!(shown(&merge(&[&["x/", "x/a = 1"], &["x = file"], &["x/"]])), ["x/"]);
 }
 
+/// umoci and containerd follow the link of the layer below if the opaque comes before the folder, and
+/// then lose the files of `usr/lib`.
 #[test]
 fn a_folder_over_a_symbolic_link_replaces_it_and_its_opaque_spares_the_target() {
     let lower = ["usr/", "usr/lib/", "usr/lib/a = 1", "lib -> usr/lib"];
@@ -173,6 +176,7 @@ fn missing_parents_are_made_up() {
     assert_eq!((attr(&merged, "x").mode, attr(&merged, "x").uid), (0o700, 1));
 }
 
+/// containerd leaves the root's entry out, umoci does not.
 #[test]
 fn the_root_may_be_told_in_any_way_or_not_at_all() {
     for root in [".", "./", "/", "", "/./", "a/.."] {
