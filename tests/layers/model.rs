@@ -56,7 +56,7 @@ pub struct Model {
     pub nodes: Vec<Node>,
     /// By their paths, each with the layer that put it there. The root is not among them.
     pub paths: BTreeMap<String, (usize, usize)>,
-    layers: usize,
+    pub layers: usize,
     /// Only what a tool can do that goes through the tar once.
     pub once: bool,
 }
@@ -161,6 +161,13 @@ impl Model {
             self.nodes.push(new);
         }
         self.remove_below(&path);
+        self.paths.remove(&path);
+        if let Op::Link(_, target) = op
+            && self.once
+            && self.find(target) != Some(node)
+        {
+            return Err(Wrong);
+        }
         self.paths.insert(path, (node, self.layers));
         Ok(())
     }
@@ -168,17 +175,17 @@ impl Model {
     /// Follows the links that were made before their targets.
     fn bind(&mut self) -> Result<(), Wrong> {
         let mut found = Vec::new();
-        for (path, &(node, _)) in &self.paths {
+        for (path, (node, _)) in self.paths.clone() {
             let mut node = node;
             let mut steps = 0;
-            while let File::Waiting(target) = &self.nodes[node].file {
-                node = self.find(target).ok_or(Wrong)?;
+            while let File::Waiting(target) = self.nodes[node].file.clone() {
+                node = self.find(&target).ok_or(Wrong)?;
                 steps += 1;
                 if steps > self.nodes.len() || self.nodes[node].file == File::Folder {
                     return Err(Wrong);
                 }
             }
-            found.push((path.clone(), node));
+            found.push((path, node));
         }
         for (path, node) in found {
             self.paths.get_mut(&path).unwrap().0 = node;

@@ -94,7 +94,8 @@ impl<'a> Applying<'a> {
             ..LayerNumbers::default()
         });
         let hides = self.merging && index.whiteout_count() > 0;
-        let below = if hides && index.link_count() > 0 { self.bind(index)? } else { Vec::new() };
+        let binds = self.merging && self.layer > 0 && index.link_count() > 0;
+        let below = if binds { self.bind(index)? } else { Vec::new() };
         let late = if hides { self.whiteouts(index)? } else { Vec::new() };
         let mut below = below.into_iter();
         let mut entries = index.entries()?;

@@ -20,7 +20,8 @@ pub(super) struct Waiting {
 }
 
 impl Applying<'_> {
-    /// What the hard links of the layer lead to before its whiteouts hide it, or [`NONE`].
+    /// What the hard links of the layer lead to in the layers below, before this one hides or
+    /// replaces it; or [`NONE`].
     pub(super) fn bind(&mut self, index: &Layer) -> Result<Vec<u32>> {
         let mut bound = Vec::new();
         let mut entries = index.entries()?;

@@ -30,6 +30,9 @@ fn a_link_to_what_its_layer_hides_is_to_the_file_below() {
         assert_eq!(shown(&merged), ["b = 1"]);
         assert_eq!((merged.wasted(), merged.layers()[1].hidden_bytes), (0, 0));
     }
+    // So it is if the layer has replaced it by then.
+    let replaced = merge(&[&["d/", "d/a = 1"], &["d = 2", "b => d/a"]]);
+    assert_eq!(shown(&replaced), ["b = 1", "d = 2"]);
     assert_eq!(
         shown(&merge(&[&["d/", "d/a = 1"], &["d/.wh..wh..opq", "d/b => d/a"]])),
         ["d/", "d/b = 1"]
