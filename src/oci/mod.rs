@@ -1,4 +1,7 @@
-//! Layered images: the tar that a layer is, and what is kept of layers.
+//! Layered images: the tars that their layers are, what a layer's index holds of one, and the tree
+//! that layers make together.
 
 pub mod cache;
+pub mod layer;
+pub mod merge;
 pub mod tar;

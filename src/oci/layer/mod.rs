@@ -1,0 +1,245 @@
+//! The index of one layer: what its tar holds, read once and kept in one small file.
+//!
+//! An index lists the entries of the tar in its order, whiteouts and all, with the places of their
+//! contents in the uncompressed tar. Beside the list it keeps bytes of whoever reads the layer (its
+//! restart points), the layer's digests and its lengths. `docs/layer-index.md` describes the file.
+//!
+//! The file is ours, and still it is read as if it were hostile: every number in it is checked when
+//! it is used, and a damaged file is an error.
+
+mod build;
+mod cause;
+mod check;
+mod entries;
+mod format;
+mod map;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::tree::Time;
+use crate::wire::record;
+use cause::Cause;
+use format::{HEADER, Header, MAGIC, MOST_ENTRIES, MOST_LIST, MOST_PACKED, VERSION};
+use map::Bytes;
+
+pub use build::Builder;
+pub use entries::Entries;
+
+/// What is known about a layer besides its entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Digest of the blob as it is stored, as `sha256:…`.
+    pub blob_digest: String,
+    /// Digest of the uncompressed tar.
+    pub diff_id: String,
+    /// Bytes of the blob.
+    pub blob_len: u64,
+    /// Bytes of the uncompressed tar.
+    pub tar_len: u64,
+}
+
+/// The index of one layer, opened.
+#[derive(Debug)]
+pub struct Layer {
+    bytes: Bytes,
+    facts: Facts,
+    header: Header,
+}
+
+impl Layer {
+    /// Opens the file that [`publish`] wrote. It is mapped: pages that nobody reads take no memory.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if it is no index or damaged, [`Kind::Unsupported`] if it is one of another
+    /// version, [`Kind::NotFound`] and the host's.
+    pub fn open(path: &Path) -> Result<Self> {
+        let name = || path.display().to_string();
+        let file = File::open(path).within(name)?;
+        if file.metadata().within(name)?.len() == 0 {
+            // Nothing of nothing can be mapped.
+            return Err(Error::from(Cause::Magic).within(name()));
+        }
+        Self::new(Bytes::map(&file).within(name)?).within(name)
+    }
+
+    /// Opens an index whose bytes are in memory.
+    ///
+    /// # Errors
+    /// As [`Layer::open`].
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
+        Self::new(Bytes::Held(bytes))
+    }
+
+    fn new(bytes: Bytes) -> Result<Self> {
+        let header: &Header = record(&bytes, 0).ok_or(Cause::Magic)?;
+        if header.magic != MAGIC {
+            return Err(Cause::Magic.into());
+        }
+        if header.version.get() != VERSION {
+            return Err(Cause::Version(header.version.get()).into());
+        }
+        if header.crc.get() != header.sum() {
+            return Err(Cause::HeaderChecksum.into());
+        }
+        if header.entries.get() > MOST_ENTRIES {
+            return Err(Cause::Budget(MOST_ENTRIES, "entries in a layer").into());
+        }
+        if header.list_plain.get() > MOST_LIST || header.list_len.get() > MOST_PACKED + (1 << 20) {
+            return Err(Cause::Budget(MOST_LIST, "bytes of names in a layer").into());
+        }
+        if header.newest_nanos.get() >= 1_000_000_000 {
+            return Err(Cause::Nanos(header.newest_nanos.get()).into());
+        }
+        let facts = Facts {
+            blob_digest: text(&header.blob_digest)?,
+            diff_id: text(&header.diff_id)?,
+            blob_len: header.blob_len.get(),
+            tar_len: header.tar_len.get(),
+        };
+        let header = header.clone();
+        let layer = Self { bytes, facts, header };
+        layer.list()?;
+        layer.spans_unchecked()?;
+        Ok(layer)
+    }
+
+    /// What is known about the layer.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Bytes of the index.
+    #[expect(clippy::len_without_is_empty, reason = "no index is empty")]
+    pub fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Entries of the tar, whiteouts counted.
+    pub fn entry_count(&self) -> u64 {
+        self.header.entries.get()
+    }
+
+    /// Entries that are whiteouts, or lie below one.
+    pub fn whiteout_count(&self) -> u64 {
+        self.header.whiteouts.get()
+    }
+
+    /// Entries that are hard links.
+    pub fn link_count(&self) -> u64 {
+        self.header.links.get()
+    }
+
+    /// Entries to make room for: a header that claims more than its list can well hold is not
+    /// believed.
+    pub(crate) fn likely_entries(&self) -> usize {
+        let packed = self.header.list_len.get().min(self.len());
+        usize::try_from(self.header.entries.get().min(2 * packed + 1024)).unwrap_or_default()
+    }
+
+    /// The newest time of any entry: about when the layer was made. 1970 if there are none.
+    pub fn newest(&self) -> Time {
+        Time { seconds: self.header.newest_seconds.get(), nanos: self.header.newest_nanos.get() }
+    }
+
+    /// The entries, whose bytes are checked against their checksum first.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if they are damaged.
+    pub fn entries(&self) -> Result<Entries<'_>> {
+        let list = self.list()?;
+        if crc32c::crc32c(list) != self.header.list_crc.get() {
+            return Err(Cause::SectionChecksum("entries").into());
+        }
+        let header = &self.header;
+        Entries::new(list, header.entries.get(), header.list_plain.get(), header.tar_len.get())
+    }
+
+    /// The bytes kept for whoever reads the layer, checked against their checksum.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if they are damaged.
+    pub fn spans(&self) -> Result<&[u8]> {
+        let spans = self.spans_unchecked()?;
+        if crc32c::crc32c(spans) != self.header.spans_crc.get() {
+            return Err(Cause::SectionChecksum("restart points").into());
+        }
+        Ok(spans)
+    }
+
+    fn spans_unchecked(&self) -> Result<&[u8]> {
+        self.section("restart points", self.header.spans_at.get(), self.header.spans_len.get())
+    }
+
+    fn list(&self) -> Result<&[u8]> {
+        self.section("list of entries", self.header.list_at.get(), self.header.list_len.get())
+    }
+
+    fn section(&self, what: &'static str, at: u64, len: u64) -> Result<&[u8]> {
+        let range = || {
+            let start = usize::try_from(at).ok().filter(|&start| start >= HEADER)?;
+            Some(start..start.checked_add(usize::try_from(len).ok()?)?)
+        };
+        let found = range().and_then(|range| self.bytes.get(range));
+        Ok(found.ok_or(Cause::Section(what, at, len, self.bytes.len() as u64))?)
+    }
+}
+
+/// The text of a field that zeros fill.
+fn text(field: &[u8]) -> Result<String> {
+    let end = field.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let text = field.get(..end).unwrap_or_default();
+    match std::str::from_utf8(text) {
+        Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(text.to_owned()),
+        _ => Err(Cause::Header("a digest that is no text").into()),
+    }
+}
+
+/// Gives the bytes of an index the name `path`, once they are on stable storage: whoever opens it
+/// finds the old file, none, or the whole new one.
+///
+/// What a killed run leaves beside it is named `.NAME.NUMBER.partial`.
+///
+/// # Errors
+/// The host's. Nothing is left behind then.
+pub fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let (Some(name), Some(folder)) = (path.file_name(), path.parent()) else {
+        return Err(Error::new(Kind::Usage, format!("{} is no file's name", path.display())));
+    };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let mut partial = std::ffi::OsString::from(".");
+    partial.push(name);
+    partial.push(format!(".{}-{number}.partial", std::process::id()));
+    let partial = folder.join(partial);
+    let done = write(&partial, bytes)
+        .and_then(|()| fs::rename(&partial, path).within(|| path.display().to_string()));
+    if let Err(error) = done {
+        let _ = fs::remove_file(&partial);
+        return Err(error);
+    }
+    File::open(folder).and_then(|folder| folder.sync_all()).within(|| folder.display().to_string())
+}
+
+fn write(path: &PathBuf, bytes: &[u8]) -> Result<()> {
+    // One of the same process id can only be left of a process that is no more.
+    let _ = fs::remove_file(path);
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        })
+        .within(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests;
