@@ -104,7 +104,7 @@ impl Extended {
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
                     let value = xattr::base64(value).ok_or_else(wrong)?;
                     self.xattrs.push((xattr::url_name(name)?, value));
-                } else if key == b"SUN.holesdata" || key.starts_with(b"GNU.sparse.") {
+                } else if key.starts_with(b"GNU.sparse.") {
                     self.sparse.record(key, value)?;
                 }
                 // The rest says nothing that can be shown: comments, other times, names of users, the

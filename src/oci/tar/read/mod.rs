@@ -7,7 +7,8 @@
 //! - A GNU long name (`L`, `K`) counts for more than one in an extended header.
 //! - Of two extended headers before one member the last holds.
 //! - Links, folders, devices and pipes have no contents, whatever size their header claims.
-//! - A block of zeros ends a tar only before another, or at the very end.
+//!
+//! One block of zeros ends a tar as well as two do, unless a member follows it.
 //!
 //! Unknown types are regular files, as POSIX demands. A regular file whose name ends in a slash is a
 //! folder, as in tars from before folders had a type. What describes the next member in the way of
@@ -118,14 +119,15 @@ impl<R: BufRead> Reader<R> {
             return self.end(before);
         };
         if block == [0; BLOCK] {
-            return match self.stream.block("the end")? {
-                Some(next) if next != [0; BLOCK] => Err(Cause::LoneZeros.into()),
-                _ => self.end(before),
-            };
+            let next = self.stream.block("the end")?.filter(|next| next != &[0; BLOCK]);
+            // Anything may follow the end but what would be lost: another member, or, if these were
+            // the contents of a link, the rest of them.
+            if next.is_some_and(|next| claimed > 0 || header_in(&next).is_some()) {
+                return Err(Cause::LoneZeros.into());
+            }
+            return self.end(before);
         }
-        // A block is as long as the record.
-        let header = record::<Header>(&block, 0).ok_or(Cause::Checksum)?;
-        if is_header(header) {
+        if let Some(header) = header_in(&block) {
             return self.header(header, before);
         }
         if claimed == 0 {
@@ -324,8 +326,9 @@ impl<R: BufRead> Reader<R> {
         let place = self.stream.at();
         // Every byte of the tar has a place.
         place.checked_add(stored).ok_or(Cause::Number("size"))?;
-        let runs = map.runs(place, contents)?;
-        self.body.contents = contents;
+        let (runs, mapped) = map.runs(place, contents)?;
+        self.body.contents = mapped;
+        self.body.rest = contents - mapped;
         self.body.padding = padding(stored);
         Ok((size, runs))
     }
@@ -338,10 +341,12 @@ fn padding(len: u64) -> u64 {
     (BLOCK as u64 - len % BLOCK as u64) % BLOCK as u64
 }
 
-/// Whether the checksum says so.
-fn is_header(header: &Header) -> bool {
+/// The header that a block is, if its checksum says so.
+fn header_in(block: &[u8; BLOCK]) -> Option<&Header> {
+    let header = record::<Header>(block, 0)?;
     let (unsigned, signed) = header.sums();
-    number::field(&header.chksum).is_some_and(|sum| sum == unsigned || sum == signed)
+    let sum = number::field(&header.chksum)?;
+    (sum == unsigned || sum == signed).then_some(header)
 }
 
 fn number(field: &[u8], what: &'static str) -> Result<i64> {

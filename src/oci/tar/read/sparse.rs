@@ -1,5 +1,6 @@
 //! Files with holes: the old GNU form in headers, and the three forms that GNU tar writes into
-//! extended headers (GNU tar's manual, "Storing Sparse Files"); Solaris' own.
+//! extended headers (GNU tar's manual, "Storing Sparse Files"). Solaris tells holes in
+//! `SUN.holesdata` and stores them all the same: such a file is read as if it had none.
 
 use std::io::BufRead;
 
@@ -40,7 +41,7 @@ pub(super) enum Form {
 }
 
 impl Records {
-    /// Takes a record `GNU.sparse.*` or `SUN.holesdata`.
+    /// Takes a record `GNU.sparse.*`.
     pub(super) fn record(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         let wrong = || Cause::Value(shown(key));
         let decimal = || number::decimal(value).ok_or_else(wrong);
@@ -66,18 +67,6 @@ impl Records {
                     let start = number::decimal(start).ok_or_else(wrong)?;
                     let len = numbers.next().and_then(number::decimal).ok_or_else(wrong)?;
                     self.piece(start, len)?;
-                }
-            }
-            b"SUN.holesdata" => {
-                self.map.clear();
-                let value = value.strip_prefix(b" ").unwrap_or(value);
-                // Where data begin, where a hole does, in turn; the last is the end.
-                let mut numbers = value.split(|&byte| byte == b' ').map(size);
-                while let Some(start) = numbers.next() {
-                    let start = start.ok_or_else(wrong)?;
-                    let end = numbers.next().unwrap_or(Some(start)).ok_or_else(wrong)?;
-                    self.piece(start, end.checked_sub(start).ok_or_else(wrong)?)?;
-                    self.size = Some(end);
                 }
             }
             // The number of pieces, which they tell themselves.
@@ -157,15 +146,17 @@ impl Map {
         Ok(())
     }
 
-    /// The runs, whose bytes are the `stored` ones from `place` on.
-    pub(super) fn runs(mut self, place: u64, stored: u64) -> Result<Vec<Run>> {
-        if self.mapped != stored {
-            return Err(SparseFault::Data { mapped: self.mapped, stored }.into());
+    /// The runs, and how many of the `stored` bytes from `place` on they are. GNU tar passes over what
+    /// is left; without any piece there is more wrong than that.
+    pub(super) fn runs(mut self, place: u64, stored: u64) -> Result<(Vec<Run>, u64)> {
+        let mapped = self.mapped;
+        if mapped > stored || mapped == 0 && stored > 0 {
+            return Err(SparseFault::Data { mapped, stored }.into());
         }
         for run in &mut self.runs {
             run.place = run.place.checked_add(place).ok_or(Cause::Number("size"))?;
         }
-        Ok(self.runs)
+        Ok((self.runs, mapped))
     }
 }
 
