@@ -88,9 +88,7 @@ fn a_checksum_of_signed_bytes_counts() {
     let unsigned = file.sums().0;
     assert_eq!(file.sums().1, unsigned - 256);
     octal(&mut file.chksum[..7], (unsigned - 256) as u64);
-    let mut bytes = Tar::default().member(header(b'0', b"x", 0), b"").0;
-    bytes.truncate(0);
-    let tar = Tar(bytes).bytes(zerocopy::IntoBytes::as_bytes(&file));
+    let tar = Tar::default().bytes(zerocopy::IntoBytes::as_bytes(&file));
     assert_eq!(names(&tar.end()), ["n\\xe4me"]);
 }
 

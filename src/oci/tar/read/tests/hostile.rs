@@ -47,7 +47,7 @@ fn a_tar_cut_anywhere() {
         .member(sparse(2000, 100, &[(500, 100)]), &[b's'; 100]);
     let whole = whole.0;
     // A member ends at these, and no header for another has begun.
-    let ends = [0, 3 * 512, 7 * 512, whole.len()];
+    let ends = [0, 3 * 512, 8 * 512, whole.len()];
     // The contents are whole at these.
     let unfilled = [512 + 700, whole.len() - 412];
     for cut in 0..=whole.len() {
@@ -61,7 +61,7 @@ fn a_tar_cut_anywhere() {
         match cause(part) {
             Cause::Cut { at, .. } => assert_eq!(at, cut as u64),
             // Behind a header about the next.
-            Cause::Dangling => assert!([6 * 512, 9 * 512 + 512].contains(&cut), "cut at {cut:#x}"),
+            Cause::Dangling => assert!([6 * 512, 11 * 512].contains(&cut), "cut at {cut:#x}"),
             other => panic!("cut at {cut:#x}: {other}"),
         }
     }
@@ -130,7 +130,7 @@ fn numbers_out_of_range() {
     );
     assert_eq!(with(|h| h.size = *b"\x80\0\0\0\x80\0\0\0\0\0\0\0"), Cause::Number("size"));
     assert_eq!(
-        with(|h| h.size = *b"nonsense....."[..12].try_into().unwrap()),
+        with(|h| h.size = *b"nonsense...."),
         Cause::Number("size")
     );
     assert_eq!(with(|h| h.mtime = *b"\x80\0\0\0\x80\0\0\0\0\0\0\0"), Cause::Number("mtime"));
@@ -245,9 +245,8 @@ fn too_much() {
     let deep = b"folder-name/".repeat(4096);
     let tar = Tar::default().records(b'x', &[("path", &deep)]).file(b"a", b"").end();
     assert_eq!(read(&tar).unwrap()[0].0.path, deep);
-    // A million records in one header.
-    let text = b"14 SCHILY.xattr".repeat(0).into_iter().chain(b"6 a=b\n".repeat(2_700_000));
-    let text: Vec<u8> = text.collect();
+    // Millions of records in one header.
+    let text = b"6 a=b\n".repeat(2_700_000);
     let tar = Tar::default().member(header(b'x', b"x", text.len() as u64), &text).file(b"a", b"");
     assert_eq!(names(&tar.end()), ["a"]);
 }
@@ -371,7 +370,7 @@ fn maps_before_the_contents() {
     assert_eq!(fault("9", "0000000000000000000001\n", b""), SparseFault::Malformed);
     // A map with more lines than are stored.
     assert_eq!(fault("9", "1000\n", b""), SparseFault::Malformed);
-    assert_eq!(fault("9", &format!("1000\n{}", "0\n0\n".repeat(127)), b""), SparseFault::Cut);
+    assert_eq!(fault("9", &format!("1000\n{}", "0\n".repeat(253) + "0"), b""), SparseFault::Cut);
     assert_eq!(fault("9", "", b""), SparseFault::Cut);
 }
 
