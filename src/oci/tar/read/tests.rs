@@ -1,0 +1,5 @@
+mod builder;
+mod dialects;
+mod hostile;
+mod mutations;
+mod round_trip;
