@@ -1,3 +1,4 @@
-//! Layered images: for now, the tar that a layer is.
+//! Layered images: the tar that a layer is, and reading it while it is compressed.
 
+pub mod span;
 pub mod tar;
