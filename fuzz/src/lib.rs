@@ -1,9 +1,11 @@
 //! What the fuzz targets share: reading a disk and walking a tree, both within a budget, so that
 //! what takes long is the parser's doing and not the harness's.
 
+use std::io::Read;
 use std::sync::Arc;
 
-use stratafs::block::{BlockSource, Cache};
+use stratafs::block::{BlockSource, Cache, MemorySource};
+use stratafs::oci::span::{Compression, Options, Pass, Unpacked};
 use stratafs::tree::{FileKind, FileTree, NodeId};
 
 /// Files visited of one tree.
@@ -45,6 +47,29 @@ pub fn read_disk(disk: &dyn BlockSource) {
         assert!(extent.len > 0, "an empty extent at {at}");
         assert!(extent.len <= len - at, "an extent past the end at {at}");
         at += extent.len;
+    }
+}
+
+/// Passes over `data`, which is compressed so; if there is nothing wrong with it, every read gives
+/// what came out of the pass.
+pub fn pass_and_read(data: &[u8], how: Compression) {
+    let options = Options { span: 2_000, max_len: 4 << 20, side: None };
+    let Ok(mut pass) = Pass::new(data, how, options) else { return };
+    let mut plain = vec![];
+    if pass.read_to_end(&mut plain).is_err() {
+        assert!(pass.finish().is_err(), "a pass that failed cannot be finished");
+        return;
+    }
+    let Ok(passed) = pass.finish() else { return };
+    assert_eq!(passed.len, plain.len() as u64);
+    let blob = Arc::new(MemorySource::new(data.to_vec()));
+    let source = Unpacked::new(blob, None, passed.spans, cache()).expect("a source");
+    let mut buf = vec![0; 5_000];
+    for part in (0..16).rev() {
+        let at = plain.len() / 16 * part;
+        let len = buf.len().min(plain.len() - at);
+        source.read_at(at as u64, &mut buf[..len]).expect("what was indexed is read");
+        assert!(buf[..len] == plain[at..at + len], "other bytes at {at}");
     }
 }
 
