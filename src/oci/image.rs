@@ -106,7 +106,7 @@ fn open_parts(reference: &Reference, options: &Options) -> Result<Image> {
     let wanted = options.platform.as_ref();
     let image = match reference {
         Reference::Layout { dir, image } => {
-            let layout = Layout::open(dir).map_err(|error| hint_colon(error, dir))?;
+            let layout = Layout::open(dir).map_err(hint_colon)?;
             from_layout(&layout, layout.select(image, wanted)?, wanted)
         }
         Reference::OciArchive { file, image } => {
@@ -139,12 +139,12 @@ fn open_parts(reference: &Reference, options: &Options) -> Result<Image> {
 fn open_file(file: &std::path::Path) -> Result<Arc<dyn BlockSource>> {
     match FileSource::open(file) {
         Ok(source) => Ok(Arc::new(source)),
-        Err(error) => Err(hint_colon(error, file)),
+        Err(error) => Err(hint_colon(error)),
     }
 }
 
 /// The error for a path that is not there says how a path with a colon is written.
-fn hint_colon(error: Error, _path: &std::path::Path) -> Error {
+fn hint_colon(error: Error) -> Error {
     match error.kind() {
         crate::error::Kind::NotFound => error.with_hint(
             "a colon ends the path; a path that has one goes without the word before it",

@@ -115,7 +115,6 @@ fn several_images_are_listed_and_chosen_by_name() {
         .current_dir(dir)
         .args(["config", "--image", "L:v1", "--tag", "v2", "--author", "x"]));
     copy(dir, &[], "oci:L:v1", "docker-archive:d.tar:app:v1");
-    let two = json!({ "app:v1": "", "h.example/app:v2": "" });
     let saved = untar(&dir.join("d.tar"), dir.join("saved"));
     let manifest = fs::read(saved.join("manifest.json")).unwrap();
     let one: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
@@ -128,7 +127,6 @@ fn several_images_are_listed_and_chosen_by_name() {
         let line = error.to_string().replace(&*dir.to_string_lossy(), "DIR");
         (error.kind(), line)
     };
-    assert_eq!(two.as_object().unwrap().len(), 2);
     assert_eq!(
         told(at(dir, "oci:", "L")),
         (Kind::Usage, "oci:DIR/L: several images in it (v1, v2)".into())

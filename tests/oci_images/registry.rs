@@ -232,24 +232,16 @@ fn opens_what_the_environment_says() {
 fn encryption_is_verified_unless_told_otherwise() {
     let dir = layout();
     let dir = dir.path();
-    let certificate = [
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=DNS:localhost",
-        "-keyout",
-        "key.pem",
-        "-out",
-        "cert.pem",
-    ];
-    run(tool("openssl", "openssl").current_dir(dir).args(certificate));
+    // An authority, and a certificate by it: one that signs itself is good for neither.
+    fs::write(dir.join("names"), "subjectAltName=DNS:localhost").unwrap();
+    let openssl = |args: &str| {
+        run(tool("openssl", "openssl").current_dir(dir).args(args.split(' ')));
+    };
+    let key = "req -newkey rsa:2048 -nodes";
+    openssl(&format!("{key} -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"));
+    openssl(&format!("{key} -subj /CN=localhost -keyout key.pem -out request.pem"));
+    let by = "-CA ca.pem -CAkey ca.key -CAcreateserial";
+    openssl(&format!("x509 -req -in request.pem {by} -days 2 -extfile names -out cert.pem"));
     let tls =
         format!("  tls:\n    certificate: {0}/cert.pem\n    key: {0}/key.pem\n", dir.display());
     let registry = Registry::start(dir, "localhost", &tls);
@@ -262,10 +254,10 @@ fn encryption_is_verified_unless_told_otherwise() {
     assert!(error.hint().unwrap().contains("/ca.crt"), "{:?}", error.hint());
     options.registry.insecure = true;
     open_with(&reference, &options).unwrap();
-    let certificate = dir.join("cert.pem");
+    let authority = dir.join("ca.pem");
     again(
         "opens_what_the_environment_says",
-        &[("SSL_CERT_FILE", certificate.to_str().unwrap()), ("STRATA_TEST_OPENS", &reference)],
+        &[("SSL_CERT_FILE", authority.to_str().unwrap()), ("STRATA_TEST_OPENS", &reference)],
     );
 }
 

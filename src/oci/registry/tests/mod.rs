@@ -263,7 +263,7 @@ fn a_server_that_goes_silent_or_drips_is_given_up() {
         (is_layer(asked) && asked.before > 0).then(|| stored.answer(asked).sent(Sent::Stuck(0)))
     });
     let mut options = options();
-    options.registry.timing.idle = Duration::from_millis(200);
+    options.registry.timing.idle = Duration::from_secs(1);
     options.registry.timing.tries = 2;
     let source = open_with(&server, &options).unwrap().layers[0].blob.source().unwrap();
     source.read_at(0, &mut [0; 10]).unwrap();

@@ -41,7 +41,7 @@ pub(super) enum Sent {
     Cut(usize),
     /// So many bytes come, then nothing more for as long as the client waits.
     Stuck(usize),
-    /// One byte every five milliseconds.
+    /// One byte every twenty milliseconds.
     Drip,
 }
 
@@ -169,7 +169,7 @@ fn serve(stream: &TcpStream, log: &Mutex<Vec<Asked>>, answers: &Answers) {
                 if out.write_all(&[*byte]).is_err() {
                     return;
                 }
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(20));
             }
         }
     }
