@@ -95,7 +95,13 @@ impl Error {
     }
 
     /// An I/O error of the host; the kind follows from it.
+    ///
+    /// An error of ours that went through an [`io::Read`] comes back as it was.
     pub fn io(cause: io::Error) -> Self {
+        let cause = match cause.downcast::<Self>() {
+            Ok(ours) => return ours,
+            Err(cause) => cause,
+        };
         let kind = match cause.kind() {
             io::ErrorKind::NotFound => Kind::NotFound,
             io::ErrorKind::PermissionDenied => Kind::Denied,
@@ -249,6 +255,13 @@ mod tests {
         let error = Error::caused_by(Kind::Corrupt, fmt::Error).within("x").with_hint("do");
         assert_eq!(error.again().to_string(), error.to_string());
         assert_eq!(error.again().hint(), Some("do"));
+    }
+
+    #[test]
+    fn comes_back_from_a_reader_as_it_was() {
+        let ours = Error::new(Kind::Corrupt, "x").with_hint("do");
+        let back = Error::io(io::Error::other(ours));
+        assert_eq!((back.kind(), back.hint()), (Kind::Corrupt, Some("do")));
     }
 
     #[test]
