@@ -324,7 +324,7 @@ fn tarballs_are_images_of_one_layer() {
     let wanted = fs::read(dir.join("rootfs.tar")).unwrap();
     let image = open(dir.join("rootfs.tar")).unwrap();
     assert!(layers(&image) == [&*wanted]);
-    assert_eq!((image.manifest_digest, image.platform()), (None, None));
+    assert_eq!((&image.manifest_digest, image.platform()), (&None, None));
     for (program, package, name, compression) in [
         ("gzip", "gzip", "rootfs.tar.gz", Compression::Gzip),
         ("pigz", "pigz", "rootfs.tar.gz", Compression::Gzip),

@@ -37,7 +37,7 @@ pub(crate) fn layout() -> tempfile::TempDir {
     };
     umoci(&["init", "--layout", "L"]);
     umoci(&["new", "--image", "L:v1"]);
-    let words = (0..60_000).map(|n| format!("{} ", n * n)).collect::<String>();
+    let words = (0..60_000_u64).map(|n| format!("{} ", n * n)).collect::<String>();
     for (number, names) in [["a", "d/b"], ["c", "d/e"], ["f", ""]].iter().enumerate() {
         umoci(&["unpack", "--image", "L:v1", "B"]);
         let root = dir.path().join("B/rootfs");
