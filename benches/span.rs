@@ -56,7 +56,9 @@ fn main() {
     let mut head = [0; 6];
     File::open(&blob).unwrap().read_exact(&mut head).unwrap();
     let how = detect(&head);
-    println!("| span KiB | pass s | MB/s | peak MiB | points | kept KiB | of blob | 4 KiB reads/s | 2 threads | read all MB/s |");
+    println!(
+        "| span KiB | pass s | MB/s | peak MiB | points | kept KiB | of blob | 4 KiB reads/s | 2 threads | read all MB/s |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for kib in spans {
         let side = tempfile::tempfile().unwrap();

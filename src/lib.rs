@@ -27,7 +27,7 @@
 //! # std::fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
 //! # let made = std::process::Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image).status();
 //! # assert!(made.expect("mkfs.ext4 is missing: apt-get install e2fsprogs").success());
-//! let opener = Opener { format: None, policy: Policy::default(), cache: Cache::new(256 << 20) };
+//! let opener = Opener::new(Policy::default(), Cache::new(256 << 20));
 //! let reference = Reference::from(image.as_path());
 //! let shown = view::view(&opener.into(), &reference, view::View::Files, None)?;
 //! let folder = resolve(&*shown.tree.files(), b"/lost+found", Follow::Always)?;

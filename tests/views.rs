@@ -23,7 +23,7 @@ use support::{fixture, qemu_img, run, tool};
 const MIB: u64 = 1 << 20;
 
 fn opener() -> Arc<Opener> {
-    Arc::new(Opener { format: None, policy: Policy::default(), cache: Cache::new(64 << 20) })
+    Arc::new(Opener::new(Policy::default(), Cache::new(64 << 20)))
 }
 
 fn show(path: &Path, of: View) -> Result<Shown> {

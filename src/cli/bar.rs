@@ -1,7 +1,8 @@
 //! The progress bar of commands that take long. It is there only on a terminal.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::Scope;
+use std::thread::{Scope, Thread};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,6 +11,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub(super) struct Bar {
     bar: ProgressBar,
     done: AtomicBool,
+    /// Who shows it.
+    painter: OnceLock<Thread>,
 }
 
 impl Bar {
@@ -27,7 +30,7 @@ impl Bar {
             }
             None => "{spinner} {msg}  {binary_bytes}  {binary_bytes_per_sec}",
         }));
-        Self { bar, done: AtomicBool::new(false) }
+        Self { bar, done: AtomicBool::new(false), painter: OnceLock::new() }
     }
 
     /// Shows how many bytes are done, and a message, until [`Bar::finish`].
@@ -39,7 +42,7 @@ impl Bar {
         if self.bar.is_hidden() {
             return;
         }
-        scope.spawn(move || {
+        let painter = scope.spawn(move || {
             while !self.done.load(Ordering::Relaxed) {
                 let (bytes, message) = state();
                 self.bar.set_message(message);
@@ -48,10 +51,18 @@ impl Bar {
                 std::thread::park_timeout(Duration::from_millis(100));
             }
         });
+        let _ = self.painter.set(painter.thread().clone());
+    }
+
+    /// Changes how many bytes there are.
+    pub(super) fn set_total(&self, total: u64) {
+        self.bar.set_length(total);
     }
 
     pub(super) fn finish(&self) {
         self.done.store(true, Ordering::Relaxed);
+        // Nobody waits for a bar.
+        self.painter.get().into_iter().for_each(Thread::unpark);
         self.bar.finish_and_clear();
     }
 

@@ -20,11 +20,12 @@ mod unmount;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -33,11 +34,14 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::Format;
+use crate::oci::cache::LayerCache;
+use crate::oci::{self, Platform, registry};
 use crate::open::cow::{Cow, Purpose};
-use crate::open::view::{View, view};
-use crate::open::{Opener, Reference};
+use crate::open::view::{self, Shown, View};
+use crate::open::{Opener, layered};
 use crate::policy::Policy;
 use crate::tree::FileTree;
+use bar::Bar;
 
 /// Mount any disk image or snapshot chain, look into it, and restore files from it.
 ///
@@ -146,6 +150,22 @@ pub(crate) struct OpenArgs {
     /// Memory for decoded and cached blocks (K, M and G are powers of 1024)
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
     cache_size: u64,
+
+    /// Of an image for several platforms, the one for this: linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", help_heading = "Layered images")]
+    platform: Option<Platform>,
+
+    /// Take any certificate of a registry, and plain HTTP
+    #[arg(long, help_heading = "Layered images")]
+    insecure: bool,
+
+    /// What indexes and layers from registries may take in the cache folder
+    ///
+    /// The folder is $STRATA_CACHE_DIR, else stratafs in $XDG_CACHE_HOME or ~/.cache. strata cache shows
+    /// what is in it.
+    #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = parse_size)]
+    #[arg(help_heading = "Layered images")]
+    layer_cache_size: u64,
 }
 
 /// How to open a reference as files.
@@ -154,11 +174,11 @@ pub(crate) struct TreeArgs {
     #[command(flatten)]
     open: OpenArgs,
 
-    /// What to show: auto, files, volumes, disk or snapshots
+    /// What to show: auto, files, volumes, disk, snapshots or layers
     ///
     /// files: the operating system's own tree, or the one filesystem there is. volumes: one folder
     /// per volume. disk: disk.img and one .img per volume. snapshots: one folder per internal
-    /// snapshot. auto: the first that fits.
+    /// snapshot. layers: one folder per layer of a layered image. auto: the first that fits.
     #[arg(long, value_name = "VIEW", default_value = "auto", value_parser = view_parser())]
     #[arg(help_heading = "Opening")]
     view: View,
@@ -180,8 +200,7 @@ fn format_parser() -> impl TypedValueParser<Value = Format> {
 }
 
 pub(crate) fn view_parser() -> impl TypedValueParser<Value = View> {
-    PossibleValuesParser::new(["auto", "files", "volumes", "disk", "snapshots"])
-        .try_map(|name| name.parse::<View>())
+    PossibleValuesParser::new(View::ALL.map(View::name)).try_map(|name| name.parse::<View>())
 }
 
 /// A size in bytes, with an optional unit of 1024: `64M`, `1GiB`, `4096`.
@@ -231,6 +250,15 @@ impl OpenArgs {
                 backing_format: self.backing_format,
                 ..Policy::default()
             },
+            layered: layered::Options {
+                image: oci::Options {
+                    platform: self.platform.clone(),
+                    registry: registry::Options { insecure: self.insecure, ..Default::default() },
+                },
+                cache_dir: LayerCache::user_dir(),
+                cache_limit: self.layer_cache_size,
+                progress: Arc::default(),
+            },
             cache: Cache::new(self.cache_size),
         })
     }
@@ -263,10 +291,30 @@ impl TreeArgs {
     ) -> Result<Files> {
         let cow = self.cow(None).filter(|_| changed);
         let cow = cow.as_ref().map(|cow| (cow, Purpose::Read));
-        let shown = view(opener, &Reference::from(reference), as_view, cow)?;
+        let shown = show(opener, reference, as_view, cow)?;
         warn(&shown.warnings);
         Ok(Files { tree: shown.tree.files(), no_files: shown.no_files })
     }
+}
+
+/// Opens `reference` and shows it as `as_view`, with a progress bar where layers have to be read.
+fn show(
+    opener: &Arc<Opener>,
+    reference: &OsStr,
+    as_view: View,
+    cow: Option<(&Cow, Purpose)>,
+) -> Result<Shown> {
+    let progress = &opener.layered.progress;
+    let bar = Bar::new(!io::stderr().is_terminal(), Some(0));
+    std::thread::scope(|scope| {
+        bar.show(scope, || {
+            bar.set_total(progress.total.load(Ordering::Relaxed));
+            (progress.done.load(Ordering::Relaxed), String::new())
+        });
+        let shown = view::show(opener, reference, as_view, cow);
+        bar.finish();
+        shown
+    })
 }
 
 /// The files of a reference.

@@ -22,7 +22,6 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::mount;
 use crate::open::Reference;
 use crate::open::cow::{Cow, Purpose};
-use crate::open::view::view;
 
 pub(super) use helper::from_mount_helper;
 
@@ -122,8 +121,6 @@ impl Args {
 fn serve(args: &Args, ready: Option<OwnedFd>) -> Result<()> {
     let log = args.log.as_deref().map(open_log).transpose()?;
     let lease = args.while_locked.as_deref().map(Lease::open).transpose()?;
-    let mut reference = Reference::from(args.reference.as_os_str());
-    reference.path = absolute(&reference.path)?;
     let mut opener = args.tree.open.opener();
     if let Some(opener) = Arc::get_mut(&mut opener) {
         for path in &mut opener.policy.allow_paths {
@@ -136,7 +133,14 @@ fn serve(args: &Args, ready: Option<OwnedFd>) -> Result<()> {
     }
     let purpose = if args.read_only { Purpose::Read } else { Purpose::Change };
     let cow = cow.as_ref().map(|cow| (cow, purpose));
-    let shown = view(&opener, &reference, args.tree.view, cow)?;
+    let reference = if opener.layered_reference(&args.reference)?.is_some() {
+        args.reference.clone()
+    } else {
+        let mut reference = Reference::from(args.reference.as_os_str());
+        reference.path = absolute(&reference.path)?;
+        reference.text()
+    };
+    let shown = super::show(&opener, &reference, args.tree.view, cow)?;
     super::warn(&shown.warnings);
     let options = mount::Options {
         allow_other: args.allow_other,
@@ -146,7 +150,7 @@ fn serve(args: &Args, ready: Option<OwnedFd>) -> Result<()> {
         default_permissions: args.default_permissions,
         background: ready.is_some(),
         threads: args.threads.unwrap_or(0).into(),
-        name: name(&reference),
+        name: reference.to_string_lossy().into_owned(),
     };
     let mounted = mount::mount(shown.tree, &args.dir, &options)?;
     if let Some(log) = &log {
@@ -196,15 +200,6 @@ fn open_log(path: &Path) -> Result<File> {
 
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).within(|| path.display().to_string())
-}
-
-/// What the table of mounts shows as the source.
-fn name(reference: &Reference) -> String {
-    let path = reference.path.to_string_lossy();
-    match &reference.snapshot {
-        Some(snapshot) => format!("{path}::{snapshot}"),
-        None => path.into_owned(),
-    }
 }
 
 /// Starts a server and waits until it serves. It is this program gone on in a second process, so

@@ -50,6 +50,11 @@ impl Digest {
         hasher.finish()
     }
 
+    /// The digest that is this SHA-256.
+    pub fn of_sha256(hash: &[u8; 32]) -> Self {
+        Self { algorithm: Algorithm::Sha256, hex: hex(hash) }
+    }
+
     /// The hash function.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm

@@ -22,6 +22,7 @@ mod layout;
 pub mod manifest;
 pub mod merge;
 pub mod platform;
+pub mod prepare;
 pub mod reference;
 pub mod registry;
 pub mod span;

@@ -4,6 +4,7 @@
 pub mod bootable;
 pub mod cow;
 mod fstab;
+pub mod layered;
 mod names;
 mod reference;
 pub mod survey;
@@ -29,6 +30,8 @@ pub struct Opener {
     pub format: Option<Format>,
     /// What the image may make us open.
     pub policy: Policy,
+    /// How layered images are opened.
+    pub layered: layered::Options,
     /// The cache everything that is opened shares.
     pub cache: Arc<Cache>,
 }
@@ -71,6 +74,11 @@ struct Assembly<'a> {
 }
 
 impl Opener {
+    /// Opens whatever it finds out the format of, under `policy`. Nothing of layered images is kept.
+    pub fn new(policy: Policy, cache: Arc<Cache>) -> Self {
+        Self { format: None, policy, layered: layered::Options::default(), cache }
+    }
+
     /// Opens the disk `reference` names, with all the images below it.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! What a mountpoint shows of a disk.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -34,12 +35,14 @@ pub enum View {
     Disk,
     /// One folder per internal snapshot, showing its files.
     Snapshots,
+    /// One folder per layer of a layered image, as it is.
+    Layers,
 }
 
 impl View {
     /// All views, in the order they are listed to people.
-    pub const ALL: [View; 5] =
-        [View::Auto, View::Files, View::Volumes, View::Disk, View::Snapshots];
+    pub const ALL: [View; 6] =
+        [View::Auto, View::Files, View::Volumes, View::Disk, View::Snapshots, View::Layers];
 
     /// What it is called on the command line.
     pub const fn name(self) -> &'static str {
@@ -49,6 +52,7 @@ impl View {
             View::Volumes => "volumes",
             View::Disk => "disk",
             View::Snapshots => "snapshots",
+            View::Layers => "layers",
         }
     }
 }
@@ -85,7 +89,30 @@ pub struct Shown {
     pub no_files: Option<Error>,
 }
 
-/// Opens what `reference` names and shows it as `view`, with the changes of `cow`.
+/// Opens what `reference`, a disk or a layered image, names and shows it as `view`, with the changes of
+/// `cow`.
+///
+/// # Errors
+/// As [`view`] and [`Opener::layered`].
+pub fn show(
+    opener: &Arc<Opener>,
+    reference: &OsStr,
+    view: View,
+    cow: Option<(&Cow, Purpose)>,
+) -> Result<Shown> {
+    let Some(layered) = opener.layered_reference(reference)? else {
+        return self::view(opener, &Reference::from(reference), view, cow);
+    };
+    if let Some((Cow::Delta { .. } | Cow::Scratch { .. }, _)) = cow {
+        let error = Error::new(Kind::Usage, format!("{layered}: a layered image is no disk"));
+        return Err(error.with_hint("its changes go to a folder: --cow UPPER/"));
+    }
+    let mut shown = opener.layered(&layered)?.show(view)?;
+    shown.change(cow)?;
+    Ok(shown)
+}
+
+/// Opens the disk that `reference` names and shows it as `view`, with the changes of `cow`.
 ///
 /// A delta to be written makes the disk view writable, which [`View::Auto`] then means; one to be
 /// read changes the disk that any view shows. An upper makes whatever tree is shown writable.
@@ -128,19 +155,31 @@ pub fn view(
         View::Volumes => stage.volumes(),
         View::Disk => stage.disk(),
         View::Snapshots => stage.snapshots(),
+        View::Layers => {
+            let error = Error::new(Kind::Usage, "a disk has no layers view");
+            Err(error.with_hint("--view snapshots shows its internal snapshots"))
+        }
     };
     let mut shown = shown.within(|| reference.path.display().to_string())?;
-    if let Some((cow @ Cow::Upper { .. }, purpose)) = cow {
-        shown.tree = Served::Writable(super::cow::upper(shown.tree.files(), cow, purpose)?);
-    }
+    shown.change(cow)?;
     Ok(shown)
+}
+
+impl Shown {
+    /// Puts an upper above the tree, if `cow` is one.
+    fn change(&mut self, cow: Option<(&Cow, Purpose)>) -> Result<()> {
+        if let Some((cow @ Cow::Upper { .. }, purpose)) = cow {
+            self.tree = Served::Writable(super::cow::upper(self.tree.files(), cow, purpose)?);
+        }
+        Ok(())
+    }
 }
 
 /// The view a delta is written through.
 fn writable(view: View) -> Result<View> {
     match view {
         View::Auto | View::Disk => Ok(View::Disk),
-        View::Files | View::Volumes | View::Snapshots => {
+        View::Files | View::Volumes | View::Snapshots | View::Layers => {
             let message = format!("a delta cannot be written through the {view} view");
             Err(Error::new(Kind::Usage, message).with_hint(
                 "--view disk writes to the disk; to change files, give --cow a folder: --cow UPPER/",

@@ -341,8 +341,7 @@ fn what_a_chain_and_its_snapshots_share_is_not_read() {
     assert_eq!(ranges(&then, &then), []);
 
     // Of the 8 MiB of the large file and all else that is the same, next to nothing is read.
-    let opener =
-        Arc::new(Opener { format: None, policy: Policy::default(), cache: Cache::new(64 << 20) });
+    let opener = Arc::new(Opener::new(Policy::default(), Cache::new(64 << 20)));
     let open = |reference: &OsStr| {
         let shown = view(&opener, &Reference::from(reference), View::Files, None).unwrap();
         shown.tree.files()

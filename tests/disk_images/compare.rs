@@ -46,7 +46,7 @@ pub(crate) fn opener() -> Opener {
 }
 
 pub(crate) fn opener_with(policy: Policy) -> Opener {
-    Opener { format: None, policy, cache: Cache::new(32 << 20) }
+    Opener::new(policy, Cache::new(32 << 20))
 }
 
 pub(crate) fn open(image: &Path) -> Disk {

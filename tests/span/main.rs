@@ -106,7 +106,12 @@ pub fn pass_with(blob: &[u8], options: Options) -> Result<(Vec<u8>, Passed)> {
 pub fn unpacked(blob: &[u8], spans: &Spans, side: std::fs::File) -> Result<Unpacked> {
     let spans = Spans::from_bytes(spans.as_bytes().to_vec())?;
     let side = Arc::new(FileSource::new(side, "side".into())?);
-    Unpacked::new(Arc::new(MemorySource::new(blob.to_vec())), Some(side), spans, Cache::new(1 << 24))
+    Unpacked::new(
+        Arc::new(MemorySource::new(blob.to_vec())),
+        Some(side),
+        spans,
+        Cache::new(1 << 24),
+    )
 }
 
 /// Passes over `blob` and reads it at random places: all must be `data`.
@@ -130,7 +135,9 @@ pub fn check(name: &str, blob: &[u8], data: &[u8], span: u64) -> Passed {
         let len = len.min(data.len() as u64 - at) as usize;
         buf.clear();
         buf.resize(len, 0xa5);
-        source.read_at(at, &mut buf).unwrap_or_else(|error| panic!("{name}, span {span}: {len} at {at}: {error}"));
+        source
+            .read_at(at, &mut buf)
+            .unwrap_or_else(|error| panic!("{name}, span {span}: {len} at {at}: {error}"));
         assert!(buf == data[at as usize..at as usize + len], "{name}, span {span}: {len} at {at}");
     }
     let mut whole = vec![0; data.len()];

@@ -102,7 +102,12 @@ impl Chooser {
 
     /// Chooses the next place, if enough has been seen: a window beyond the zone, or the `end`.
     /// `compressed` bytes were read so far; uncompressed ones wait in `lag`.
-    pub(super) fn choose(&mut self, lag: &Lag, end: bool, compressed: u64) -> Result<Option<Chosen>> {
+    pub(super) fn choose(
+        &mut self,
+        lag: &Lag,
+        end: bool,
+        compressed: u64,
+    ) -> Result<Option<Chosen>> {
         let (from, to) = self.zone;
         let Some(first) = self.seen.first().copied() else { return Ok(None) };
         // Where there was none in the zone, the next one has to do.
@@ -118,7 +123,8 @@ impl Chooser {
             ((bytes + POINT) << 20) / (seen.at - self.last).max(1)
         };
         // Of several the last: spans are as long as they may be.
-        let best = self.seen[..candidates].iter().enumerate().rev().min_by_key(|(_, seen)| cost(seen));
+        let best =
+            self.seen[..candidates].iter().enumerate().rev().min_by_key(|(_, seen)| cost(seen));
         let Some((index, &Match { at, entrance, .. })) = best else { return Ok(None) };
         let window = self.window(index, at, lag)?;
         self.windows += window.len() as u64;
@@ -167,7 +173,9 @@ impl Chooser {
                 needed[(source - oldest) as usize..(end - oldest) as usize].fill(true);
             }
         }
-        pack(&needed, &mut self.compressor, |from, len, into| lag.copy(oldest + from as u64, len, into))
+        pack(&needed, &mut self.compressor, |from, len, into| {
+            lag.copy(oldest + from as u64, len, into)
+        })
     }
 }
 

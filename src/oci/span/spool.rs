@@ -39,7 +39,10 @@ enum Message {
     Compressed(Arc<[u8]>),
     Plain(Arc<[u8]>),
     /// At this offset a span begins, to be kept or not. Comes before the bytes there.
-    Cut { at: u64, keep: bool },
+    Cut {
+        at: u64,
+        keep: bool,
+    },
 }
 
 /// The way to the threads.
@@ -93,7 +96,8 @@ impl Lag {
     pub(super) fn new(piece: usize, same: bool, side: Option<(File, u64)>) -> Result<Self> {
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
         let (send, receive) = sync_channel(QUEUE);
-        let digest = thread("digest").spawn(move || digest(&receive, piece, same)).map_err(Error::io)?;
+        let digest =
+            thread("digest").spawn(move || digest(&receive, piece, same)).map_err(Error::io)?;
         let pack = match side {
             Some((file, limit)) => {
                 let (send, receive) = sync_channel(QUEUE);

@@ -20,8 +20,7 @@ fn show(bytes: &[u8], of: View) -> Result<Shown> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk");
     std::fs::write(&path, bytes).unwrap();
-    let opener =
-        Opener { format: None, policy: Policy::default(), cache: Cache::new(Cache::MIN_CAPACITY) };
+    let opener = Opener::new(Policy::default(), Cache::new(Cache::MIN_CAPACITY));
     view(&Arc::new(opener), &Reference { path, snapshot: None }, of, None)
 }
 
