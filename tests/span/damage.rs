@@ -82,7 +82,9 @@ fn a_blob_that_changed_gives_errors_and_no_wrong_bytes() {
                 // Twice: what failed once fails again, or is right.
                 for _ in 0..2 {
                     match source.read_at(at as u64, &mut buf) {
-                        Ok(()) => assert!(buf == data[at..at + 5_000], "{name}: wrong bytes at {at}"),
+                        Ok(()) => {
+                            assert!(buf == data[at..at + 5_000], "{name}: wrong bytes at {at}")
+                        }
                         Err(error) => {
                             assert_eq!(error.kind(), Kind::Corrupt, "{name}: {error}");
                             noticed += 1;
@@ -149,16 +151,19 @@ fn damaged_restart_points_never_give_wrong_bytes() {
                 _ => {
                     for _ in 0..1 + rng.below(4) {
                         let at = rng.below(bad.len() as u64) as usize;
-                        bad[at] = [0, 1, 0x7f, 0xff, rng.next() as u8][rng.below(5) as usize];
+                        bad[at] = [0, 1, 0x7f, 0xff, rng.number() as u8][rng.below(5) as usize];
                     }
                 }
             }
             let unsealed = Spans::from_bytes(bad.clone());
             assert!(unsealed.is_err() || bad == good, "{name}: the checksum is checked");
             let Ok(spans) = Spans::from_bytes(resealed(bad.clone())) else { continue };
-            let (blob, side) = (Arc::new(MemorySource::new(blob.clone())), side.try_clone().unwrap());
+            let (blob, side) =
+                (Arc::new(MemorySource::new(blob.clone())), side.try_clone().unwrap());
             let side = Arc::new(FileSource::new(side, "side".into()).unwrap());
-            let Ok(source) = Unpacked::new(blob, Some(side), spans, Cache::new(0)) else { continue };
+            let Ok(source) = Unpacked::new(blob, Some(side), spans, Cache::new(0)) else {
+                continue;
+            };
             for at in (0..source.len().min(40_000)).step_by(1_000) {
                 let len = (source.len() - at).min(1_000) as usize;
                 let mut buf = vec![0; len];

@@ -67,8 +67,17 @@ fn pzstd() {
 
 #[test]
 fn xz() {
-    let args = ["-0", "-6", "-9", "-6 --check=none", "-6 --check=crc32", "-6 --check=sha256",
-        "-3 --block-size=65536", "-T2 -1 --block-size=100000", "--x86 --lzma2=preset=3"];
+    let args = [
+        "-0",
+        "-6",
+        "-9",
+        "-6 --check=none",
+        "-6 --check=crc32",
+        "-6 --check=sha256",
+        "-3 --block-size=65536",
+        "-T2 -1 --block-size=100000",
+        "--x86 --lzma2=preset=3",
+    ];
     all("xz", "xz-utils", &args, Compression::Xz);
 }
 
@@ -87,7 +96,9 @@ fn bzip2() {
 fn many_streams_are_one() {
     let (a, b) = (sample(3, 200_000), sample(4, 300_000));
     let data = [&a[..], &b, &a].concat();
-    for (program, package) in [("gzip", "gzip"), ("zstd", "zstd"), ("xz", "xz-utils"), ("bzip2", "bzip2")] {
+    for (program, package) in
+        [("gzip", "gzip"), ("zstd", "zstd"), ("xz", "xz-utils"), ("bzip2", "bzip2")]
+    {
         let one = |data: &[u8]| filter(&mut command(program, package, "-c"), data);
         // With nothing in some of them.
         let blob = [one(b""), one(&a), one(b""), one(b""), one(&b), one(&a), one(b"")].concat();
@@ -160,9 +171,12 @@ fn a_window_that_zstd_itself_refuses() {
 #[test]
 fn a_bomb_is_cut_off() {
     let zeros = vec![0; 20 << 20];
-    for (program, package) in [("gzip", "gzip"), ("zstd", "zstd"), ("xz", "xz-utils"), ("bzip2", "bzip2")] {
+    for (program, package) in
+        [("gzip", "gzip"), ("zstd", "zstd"), ("xz", "xz-utils"), ("bzip2", "bzip2")]
+    {
         let blob = filter(&mut command(program, package, "-9c"), &zeros);
-        let side = stratafs::oci::span::Side { file: tempfile::tempfile().unwrap(), max_len: 1 << 30 };
+        let side =
+            stratafs::oci::span::Side { file: tempfile::tempfile().unwrap(), max_len: 1 << 30 };
         let options = Options { max_len: 1 << 20, side: Some(side), ..Options::default() };
         let error = pass_with(&blob, options).unwrap_err();
         assert_eq!(error.kind(), Kind::Refused, "{program}: {error}");

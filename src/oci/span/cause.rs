@@ -37,9 +37,13 @@ pub(super) enum Cause {
     GzipFlags { offset: u64, flags: u8 },
     #[error("the gzip header at {offset:#x} does not match its CRC")]
     GzipHeaderCrc { offset: u64 },
-    #[error("the gzip member that ends at {offset:#x} has CRC {found:#010x}, its trailer says {expected:#010x}")]
+    #[error(
+        "the gzip member that ends at {offset:#x} has CRC {found:#010x}, its trailer says {expected:#010x}"
+    )]
     GzipCrc { offset: u64, found: u32, expected: u32 },
-    #[error("the gzip member that ends at {offset:#x} has {found:#x} bytes modulo 2^32, its trailer says {expected:#x}")]
+    #[error(
+        "the gzip member that ends at {offset:#x} has {found:#x} bytes modulo 2^32, its trailer says {expected:#x}"
+    )]
     GzipLength { offset: u64, found: u32, expected: u32 },
 
     // ---- zstd

@@ -4,6 +4,10 @@
 //! across, for the length of the span that ends there. What they need of the 32 KiB before it is
 //! all that is kept of them, compressed: in a tar some 500 bytes rather than 32 KiB.
 
+use std::cell::RefCell;
+
+use zstd::bulk::Decompressor;
+
 use super::gzip::Entrance;
 use super::inflate::{Observer, WINDOW};
 use super::spool::Lag;
@@ -102,7 +106,12 @@ impl Chooser {
 
     /// Chooses the next place, if enough has been seen: a window beyond the zone, or the `end`.
     /// `compressed` bytes were read so far; uncompressed ones wait in `lag`.
-    pub(super) fn choose(&mut self, lag: &Lag, end: bool, compressed: u64) -> Result<Option<Chosen>> {
+    pub(super) fn choose(
+        &mut self,
+        lag: &Lag,
+        end: bool,
+        compressed: u64,
+    ) -> Result<Option<Chosen>> {
         let (from, to) = self.zone;
         let Some(first) = self.seen.first().copied() else { return Ok(None) };
         // Where there was none in the zone, the next one has to do.
@@ -118,7 +127,8 @@ impl Chooser {
             ((bytes + POINT) << 20) / (seen.at - self.last).max(1)
         };
         // Of several the last: spans are as long as they may be.
-        let best = self.seen[..candidates].iter().enumerate().rev().min_by_key(|(_, seen)| cost(seen));
+        let best =
+            self.seen[..candidates].iter().enumerate().rev().min_by_key(|(_, seen)| cost(seen));
         let Some((index, &Match { at, entrance, .. })) = best else { return Ok(None) };
         let window = self.window(index, at, lag)?;
         self.windows += window.len() as u64;
@@ -167,7 +177,9 @@ impl Chooser {
                 needed[(source - oldest) as usize..(end - oldest) as usize].fill(true);
             }
         }
-        pack(&needed, &mut self.compressor, |from, len, into| lag.copy(oldest + from as u64, len, into))
+        pack(&needed, &mut self.compressor, |from, len, into| {
+            lag.copy(oldest + from as u64, len, into)
+        })
     }
 }
 
@@ -229,8 +241,12 @@ pub(super) fn unpack(packed: &[u8], window: &mut [u8]) -> Option<()> {
     if packed.is_empty() {
         return Some(());
     }
+    thread_local! {
+        static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = RefCell::new(Decompressor::new().ok());
+    }
     // At worst every other byte, with two bytes for each.
-    let runs = zstd::bulk::decompress(packed, 3 * WINDOW).ok()?;
+    let runs =
+        DECOMPRESSOR.with_borrow_mut(|it| it.as_mut()?.decompress(packed, 3 * WINDOW).ok())?;
     let mut list = runs.as_slice();
     let mut bytes = list;
     while take(&mut bytes)? + take(&mut bytes)? > 0 {}

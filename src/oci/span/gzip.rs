@@ -91,7 +91,9 @@ impl Gzip {
                 let stop =
                     self.inflate.run((base, bytes), read, output, written, *floor, observer)?;
                 input.check()?;
-                if let (Some((crc, len)), Some(new)) = (&mut self.check, output.get(begin..*written)) {
+                if let (Some((crc, len)), Some(new)) =
+                    (&mut self.check, output.get(begin..*written))
+                {
                     crc.update(new);
                     *len = len.wrapping_add(new.len() as u32);
                 }
@@ -113,8 +115,7 @@ impl Gzip {
                 let (expected_crc, expected) =
                     (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
                 if let Some((crc, len)) = &mut self.check {
-                    let (crc, found) =
-                        (std::mem::take(crc).finalize(), std::mem::take(len));
+                    let (crc, found) = (std::mem::take(crc).finalize(), std::mem::take(len));
                     if crc != expected_crc {
                         let expected = expected_crc;
                         return Err(Cause::GzipCrc { offset, found: crc, expected }.into());
@@ -153,7 +154,8 @@ fn read_header<R: Read>(input: &mut Input<R>) -> Result<()> {
         Ok(byte)
     };
     // The magic has been seen.
-    (byte()?, byte()?);
+    byte()?;
+    byte()?;
     let (method, flags) = (byte()?, byte()?);
     if method != 8 {
         return Err(Cause::GzipMethod { offset, method }.into());

@@ -61,7 +61,9 @@ impl Compression {
     }
 
     fn from_number(number: u8) -> Option<Self> {
-        [Self::None, Self::Gzip, Self::Zstd, Self::Xz, Self::Bzip2].get(usize::from(number)).copied()
+        [Self::None, Self::Gzip, Self::Zstd, Self::Xz, Self::Bzip2]
+            .get(usize::from(number))
+            .copied()
     }
 }
 
@@ -72,7 +74,9 @@ pub fn detect(head: &[u8]) -> Compression {
         [0x1f, 0x8b, ..] => Compression::Gzip,
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
         [b'B', b'Z', b'h', b'1'..=b'9', ..] => Compression::Bzip2,
-        [a, b, c, d, ..] if zstd::is_zstd(u32::from_le_bytes([*a, *b, *c, *d])) => Compression::Zstd,
+        [a, b, c, d, ..] if zstd::is_zstd(u32::from_le_bytes([*a, *b, *c, *d])) => {
+            Compression::Zstd
+        }
         _ => Compression::None,
     }
 }

@@ -61,7 +61,7 @@ impl Options {
 
     /// Bytes of a span that are verified together.
     fn piece(&self) -> u32 {
-        (self.span() / 4).next_power_of_two().clamp(256, 64 << 10) as u32
+        (self.span() / 8).next_power_of_two().clamp(256, 32 << 10) as u32
     }
 }
 
@@ -105,8 +105,17 @@ impl<R: Read> std::fmt::Debug for Pass<R> {
 
 enum Coder<R: Read> {
     Plain(Input<R>),
-    Gzip { gzip: Box<Gzip>, chooser: Box<Chooser>, floor: usize, input: Input<R> },
-    Zstd { zstd: Zstd, frames: Frames, input: Input<R> },
+    Gzip {
+        gzip: Box<Gzip>,
+        chooser: Box<Chooser>,
+        floor: usize,
+        input: Input<R>,
+    },
+    Zstd {
+        zstd: Zstd,
+        frames: Frames,
+        input: Input<R>,
+    },
     Xz(Box<XzReader<Input<R>>>),
     /// `None` only while a stream is replaced by the next.
     Bzip2(Option<BzDecoder<Input<R>>>),
@@ -143,9 +152,7 @@ impl<R: Read> Pass<R> {
             Compression::Zstd => {
                 Coder::Zstd { zstd: Zstd::new()?, frames: Frames::default(), input }
             }
-            Compression::Xz => {
-                Coder::Xz(Box::new(XzReader::new_mem_limit(input, true, XZ_MEMORY)))
-            }
+            Compression::Xz => Coder::Xz(Box::new(XzReader::new_mem_limit(input, true, XZ_MEMORY))),
             Compression::Bzip2 => Coder::Bzip2(Some(BzDecoder::new(input))),
         };
         let parts = Parts {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | header | 72 |
 //! | one record for each span, in order | 40 each |
-//! | one hash for each piece of each span, in order | 16 each |
+//! | one hash for each piece of each span, in order | 8 each |
 //! | windows, one behind the other | their packed lengths |
 //!
 //! All numbers are little-endian. The header's checksum covers all the rest. It protects against
@@ -148,7 +148,9 @@ impl Parts {
                 at: U64::new(at),
                 more: U64::new(more),
                 hash: U32::new(u32::try_from(hash).map_err(|_| Cause::BadSpan(index))?),
-                window_end: U32::new(u32::try_from(windows.len()).map_err(|_| Cause::BadSpan(index))?),
+                window_end: U32::new(
+                    u32::try_from(windows.len()).map_err(|_| Cause::BadSpan(index))?,
+                ),
                 kind,
                 reserved: [0; 7],
             };
@@ -156,7 +158,8 @@ impl Parts {
             let end = self.spans.get(index + 1).map_or(self.len, |(start, ..)| *start);
             hash += end.saturating_sub(*start).div_ceil(u64::from(self.piece));
         }
-        let count = |count: usize| u32::try_from(count).map(U32::new).map_err(|_| Cause::BadSpan(count));
+        let count =
+            |count: usize| u32::try_from(count).map(U32::new).map_err(|_| Cause::BadSpan(count));
         let mut header = Header {
             magic: MAGIC,
             version: U16::new(VERSION),
@@ -290,14 +293,19 @@ impl Spans {
             Some(before) => before.window_end.get() as usize,
             None => 0,
         };
-        let window = self.windows().get(before..record.window_end.get() as usize).ok_or_else(bad)?;
+        let window =
+            self.windows().get(before..record.window_end.get() as usize).ok_or_else(bad)?;
         let (at, more) = (record.at.get(), record.more.get());
         let within = |total: u64| {
             let end = at.checked_add(more).filter(|&end| end <= total && more <= MAX_ENCODED);
             end.map(|_| (at, more)).ok_or_else(bad)
         };
         let start = match record.kind {
-            PLAIN if at.checked_add(range.end - range.start).is_some_and(|end| end <= self.blob_len()) => {
+            PLAIN
+                if at
+                    .checked_add(range.end - range.start)
+                    .is_some_and(|end| end <= self.blob_len()) =>
+            {
                 Start::Plain(at)
             }
             DEFLATE if more <= at && at / 8 < self.blob_len() => {

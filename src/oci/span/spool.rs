@@ -24,14 +24,13 @@ const QUEUE: usize = 8;
 /// Level of the spans in the side file: what is fastest without being much larger.
 const SIDE_LEVEL: i32 = 1;
 
-/// A hash of a piece of a span.
-pub(super) type Hash = [u8; 16];
+/// A hash of a piece of a span: BLAKE3, cut off. It tells damage, and another blob in the place of
+/// the one that was indexed; that the blob is the right one its SHA-256 says.
+pub(super) type Hash = [u8; 8];
 
 /// The hash of `piece`.
 pub(super) fn hash(piece: &[u8]) -> Hash {
-    let mut short = [0; 16];
-    short.copy_from_slice(&blake3::hash(piece).as_bytes()[..16]);
-    short
+    blake3::hash(piece).as_bytes().first_chunk().copied().unwrap_or_default()
 }
 
 #[derive(Debug, Clone)]
@@ -39,7 +38,10 @@ enum Message {
     Compressed(Arc<[u8]>),
     Plain(Arc<[u8]>),
     /// At this offset a span begins, to be kept or not. Comes before the bytes there.
-    Cut { at: u64, keep: bool },
+    Cut {
+        at: u64,
+        keep: bool,
+    },
 }
 
 /// The way to the threads.
@@ -93,7 +95,8 @@ impl Lag {
     pub(super) fn new(piece: usize, same: bool, side: Option<(File, u64)>) -> Result<Self> {
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
         let (send, receive) = sync_channel(QUEUE);
-        let digest = thread("digest").spawn(move || digest(&receive, piece, same)).map_err(Error::io)?;
+        let digest =
+            thread("digest").spawn(move || digest(&receive, piece, same)).map_err(Error::io)?;
         let pack = match side {
             Some((file, limit)) => {
                 let (send, receive) = sync_channel(QUEUE);

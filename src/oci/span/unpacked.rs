@@ -41,7 +41,6 @@ pub struct Unpacked {
 /// One span as far as it is decoded.
 #[derive(Debug)]
 struct Decoded {
-    /// Set in order.
     pieces: Box<[OnceLock<Box<[u8]>>]>,
     /// What decodes the next piece; `None` before the first and after the last. Whoever holds the
     /// lock decodes, others who want the same span wait: it would be theirs to decode, too.
@@ -90,7 +89,9 @@ impl Unpacked {
         let decoded = self.cache.get_or_load(Key(self.owner, index as u64), || {
             let pieces = span.hashes.iter().map(|_| OnceLock::new()).collect();
             let decoder = match span.start {
-                Start::Deflate(_) => size_of::<Inflating>() + READ + 4096 + WINDOW + OUTPUT + 19_000,
+                Start::Deflate(_) => {
+                    size_of::<Inflating>() + READ + 4096 + WINDOW + OUTPUT + 19_000
+                }
                 _ => 0,
             };
             let weight = (span.range.end - span.range.start) as usize + decoder;
@@ -204,7 +205,13 @@ impl Unpacked {
 }
 
 /// Puts a piece in its place, if it is the one that was indexed.
-fn verify(span: &Span<'_>, decoded: &Decoded, piece: u64, number: usize, bytes: Box<[u8]>) -> Result<()> {
+fn verify(
+    span: &Span<'_>,
+    decoded: &Decoded,
+    piece: u64,
+    number: usize,
+    bytes: Box<[u8]>,
+) -> Result<()> {
     if span.hashes.get(number) != Some(&hash(&bytes)) {
         return Err(Cause::Hash { offset: span.range.start + number as u64 * piece }.into());
     }
@@ -216,7 +223,7 @@ fn verify(span: &Span<'_>, decoded: &Decoded, piece: u64, number: usize, bytes: 
 }
 
 /// Room for what is decoded at once, behind the window.
-const OUTPUT: usize = 32 << 10;
+const OUTPUT: usize = 64 << 10;
 
 /// A deflate span under way.
 #[derive(Debug)]
@@ -250,7 +257,8 @@ impl Inflating {
     fn enter(blob: &Arc<dyn BlockSource>, entrance: Entrance, span: &Span<'_>) -> Result<Self> {
         let Entrance { header, bit } = entrance;
         // The byte that `bit` is in is read first: what is left of it, or all.
-        let mut input = Input::new(At { source: Arc::clone(blob), at: bit / 8 }, bit / 8, READ, None);
+        let mut input =
+            Input::new(At { source: Arc::clone(blob), at: bit / 8 }, bit / 8, READ, None);
         let mut byte = 0;
         if !bit.is_multiple_of(8) {
             byte = input.byte()?;

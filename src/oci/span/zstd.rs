@@ -32,7 +32,9 @@ const WINDOW_LOG: u32 = 27;
 
 /// Whether a stream that begins so is of zstd, be it one that cannot be read.
 pub(super) fn is_zstd(magic: u32) -> bool {
-    magic == MAGIC || SKIPPABLE.contains(&magic) || LEGACY.iter().any(|(legacy, _)| *legacy == magic)
+    magic == MAGIC
+        || SKIPPABLE.contains(&magic)
+        || LEGACY.iter().any(|(legacy, _)| *legacy == magic)
 }
 
 /// A zstd stream under way.

@@ -12,9 +12,6 @@
 
 mod table;
 
-
-
-
 use table::{CODE_LENGTHS, DISTANCES, LITERALS_AND_LENGTHS, Table};
 
 pub(super) use table::Bad;
@@ -98,7 +95,8 @@ impl Bits<'_> {
     /// Makes at least 56 bits ready. Behind the input there are zeros.
     #[inline(always)]
     fn refill(&mut self) {
-        let word = match self.input.get(self.at..self.at + 8).and_then(|bytes| bytes.first_chunk()) {
+        let word = match self.input.get(self.at..self.at + 8).and_then(|bytes| bytes.first_chunk())
+        {
             Some(bytes) => u64::from_le_bytes(*bytes),
             None => self.last_word(),
         };
@@ -185,7 +183,13 @@ impl Inflate {
     /// Reads the header of the block at bit `header`, of which `input` are the bytes from
     /// `header / 8` on, and goes to bit `bit` of that block. The next input is from
     /// `bit.div_ceil(8)` on; `byte` is the one before that.
-    pub(super) fn enter(&mut self, input: &[u8], header: u64, bit: u64, byte: u8) -> Result<(), Cause> {
+    pub(super) fn enter(
+        &mut self,
+        input: &[u8],
+        header: u64,
+        bit: u64,
+        byte: u8,
+    ) -> Result<(), Cause> {
         let mut bits = Bits { input, at: 0, bits: 0, count: 0 };
         bits.refill();
         bits.drop((header % 8) as u32);
@@ -333,7 +337,8 @@ impl Inflate {
             lengths[symbol] = bits.take(3) as u8;
         }
         let mut code = Table::<7, 128>::new();
-        code.build(&lengths, &CODE_LENGTHS, false).map_err(|bad| Cause::code("code lengths", bad))?;
+        code.build(&lengths, &CODE_LENGTHS, false)
+            .map_err(|bad| Cause::code("code lengths", bad))?;
         let mut lengths = [0_u8; 286 + 30];
         let total = literals + distances;
         let mut at = 0;
@@ -461,7 +466,8 @@ fn copy_match(output: &mut [u8], at: usize, distance: usize, len: usize) {
     if distance >= 16 {
         let (mut from, mut to, end) = (at - distance, at, at + len);
         loop {
-            let Some(&piece) = output.get(from..from + 16).and_then(|piece| piece.first_chunk::<16>())
+            let Some(&piece) =
+                output.get(from..from + 16).and_then(|piece| piece.first_chunk::<16>())
             else {
                 return;
             };

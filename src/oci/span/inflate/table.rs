@@ -205,7 +205,8 @@ impl<const BITS: u32, const SIZE: usize> Table<BITS, SIZE> {
             }
         }
         // Codes in order; `code` has its first bit lowest, as the stream has it.
-        let mut symbols = sorted.iter().map(|&symbol| meanings[usize::from(symbol) % meanings.len()]);
+        let mut symbols =
+            sorted.iter().map(|&symbol| meanings[usize::from(symbol) % meanings.len()]);
         let mut code = 0_u32;
         let mut end = 1_usize << BITS;
         let mut prefix = u32::MAX;
@@ -228,13 +229,15 @@ impl<const BITS: u32, const SIZE: usize> Table<BITS, SIZE> {
                         // As many bits as the codes of this prefix need: they come in order, so
                         // the table is full with the length at which no code is left.
                         second_bits = length - BITS;
-                        let mut room = (1_i32 << second_bits) - i32::from(count[length as usize] - done);
+                        let mut room =
+                            (1_i32 << second_bits) - i32::from(count[length as usize] - done);
                         while room > 0 && second_bits + BITS < longest as u32 {
                             second_bits += 1;
                             room = (room << 1) - i32::from(count[(second_bits + BITS) as usize]);
                         }
                         end += 1 << second_bits;
-                        let lead = (start as u32) << 16 | EXCEPTION | SECOND | second_bits << 8 | BITS;
+                        let lead =
+                            (start as u32) << 16 | EXCEPTION | SECOND | second_bits << 8 | BITS;
                         self.entries[this as usize & (SIZE - 1)] = Entry(lead);
                     }
                     let mut at = (code >> BITS) as usize;
