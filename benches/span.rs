@@ -30,7 +30,8 @@ fn rate(threads: u64, source: &Unpacked) -> (f64, f64) {
             scope.spawn(|| {
                 while begun.elapsed() < Duration::from_secs(3) {
                     let n = count.fetch_add(1, Ordering::Relaxed);
-                    let at = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (source.len() - 4096) & !4095;
+                    let at =
+                        (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (source.len() - 4096)) & !4095;
                     source.read_at(at, &mut [0; 4096]).unwrap();
                 }
             });

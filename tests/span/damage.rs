@@ -151,7 +151,7 @@ fn damaged_restart_points_never_give_wrong_bytes() {
                 _ => {
                     for _ in 0..1 + rng.below(4) {
                         let at = rng.below(bad.len() as u64) as usize;
-                        bad[at] = [0, 1, 0x7f, 0xff, rng.next() as u8][rng.below(5) as usize];
+                        bad[at] = [0, 1, 0x7f, 0xff, rng.number() as u8][rng.below(5) as usize];
                     }
                 }
             }

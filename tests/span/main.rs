@@ -18,10 +18,10 @@ use stratafs::error::{Error, Result};
 use stratafs::oci::span::{Options, Pass, Passed, Side, Spans, Unpacked, detect};
 
 /// Numbers that look random, from a seed.
-pub struct Rng(pub u64);
+pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,23 +29,23 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.number() % limit.max(1)
     }
 }
 
 /// Bytes as files have them: text of few words, copies from near and far, runs, and noise.
-pub fn sample(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn sample(seed: u64, len: usize) -> Vec<u8> {
     let mut rng = Rng(seed);
     let mut data: Vec<u8> = Vec::with_capacity(len + 70_000);
     while data.len() < len {
         match rng.below(10) {
             0 => {
                 for _ in 0..rng.below(6_000) {
-                    data.push(rng.next() as u8);
+                    data.push(rng.number() as u8);
                 }
             }
-            1 => data.resize(data.len() + rng.below(5_000) as usize, rng.next() as u8),
+            1 => data.resize(data.len() + rng.below(5_000) as usize, rng.number() as u8),
             2..5 if !data.is_empty() => {
                 // At times exactly as far as a match may reach, or just beyond.
                 let far = [32_768, 32_767, 32_769, 1 + rng.below(40_000)][rng.below(4) as usize];
@@ -67,7 +67,7 @@ pub fn sample(seed: u64, len: usize) -> Vec<u8> {
 
 /// What a tool makes of `data` between its standard input and output.
 #[track_caller]
-pub fn filter(command: &mut Command, data: &[u8]) -> Vec<u8> {
+pub(crate) fn filter(command: &mut Command, data: &[u8]) -> Vec<u8> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let output = std::thread::scope(|scope| {
@@ -79,7 +79,7 @@ pub fn filter(command: &mut Command, data: &[u8]) -> Vec<u8> {
 }
 
 /// A pass over `blob`: what came out, and what is known then; with the side file.
-pub fn pass(blob: &[u8], span: u64) -> Result<(Vec<u8>, Passed, std::fs::File)> {
+pub(crate) fn pass(blob: &[u8], span: u64) -> Result<(Vec<u8>, Passed, std::fs::File)> {
     let side = tempfile::tempfile().unwrap();
     let keep = Side { file: side.try_clone().unwrap(), max_len: 1 << 30 };
     let options = Options { span, max_len: 1 << 30, side: Some(keep) };
@@ -87,7 +87,7 @@ pub fn pass(blob: &[u8], span: u64) -> Result<(Vec<u8>, Passed, std::fs::File)> 
     Ok((data, passed, side))
 }
 
-pub fn pass_with(blob: &[u8], options: Options) -> Result<(Vec<u8>, Passed)> {
+pub(crate) fn pass_with(blob: &[u8], options: Options) -> Result<(Vec<u8>, Passed)> {
     let mut pass = Pass::new(blob, detect(blob), options)?;
     let mut data = vec![];
     loop {
@@ -103,7 +103,7 @@ pub fn pass_with(blob: &[u8], options: Options) -> Result<(Vec<u8>, Passed)> {
 }
 
 /// The source over `blob`, by restart points that went through a file.
-pub fn unpacked(blob: &[u8], spans: &Spans, side: std::fs::File) -> Result<Unpacked> {
+pub(crate) fn unpacked(blob: &[u8], spans: &Spans, side: std::fs::File) -> Result<Unpacked> {
     let spans = Spans::from_bytes(spans.as_bytes().to_vec())?;
     let side = Arc::new(FileSource::new(side, "side".into())?);
     Unpacked::new(
@@ -116,7 +116,7 @@ pub fn unpacked(blob: &[u8], spans: &Spans, side: std::fs::File) -> Result<Unpac
 
 /// Passes over `blob` and reads it at random places: all must be `data`.
 #[track_caller]
-pub fn check(name: &str, blob: &[u8], data: &[u8], span: u64) -> Passed {
+pub(crate) fn check(name: &str, blob: &[u8], data: &[u8], span: u64) -> Passed {
     let (out, passed, side) = pass(blob, span).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(out == data, "{name}: {} bytes came out, {} went in", out.len(), data.len());
     assert_eq!(passed.len, data.len() as u64, "{name}");
@@ -147,12 +147,12 @@ pub fn check(name: &str, blob: &[u8], data: &[u8], span: u64) -> Passed {
 }
 
 /// SHA-256 by someone else.
-pub fn sha256(data: &[u8]) -> String {
+pub(crate) fn sha256(data: &[u8]) -> String {
     let out = filter(&mut support::tool("sha256sum", "coreutils"), data);
     String::from_utf8(out).unwrap().split_whitespace().next().unwrap().to_owned()
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

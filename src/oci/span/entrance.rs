@@ -4,6 +4,10 @@
 //! across, for the length of the span that ends there. What they need of the 32 KiB before it is
 //! all that is kept of them, compressed: in a tar some 500 bytes rather than 32 KiB.
 
+use std::cell::RefCell;
+
+use zstd::bulk::Decompressor;
+
 use super::gzip::Entrance;
 use super::inflate::{Observer, WINDOW};
 use super::spool::Lag;
@@ -237,8 +241,12 @@ pub(super) fn unpack(packed: &[u8], window: &mut [u8]) -> Option<()> {
     if packed.is_empty() {
         return Some(());
     }
+    thread_local! {
+        static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = RefCell::new(Decompressor::new().ok());
+    }
     // At worst every other byte, with two bytes for each.
-    let runs = zstd::bulk::decompress(packed, 3 * WINDOW).ok()?;
+    let runs =
+        DECOMPRESSOR.with_borrow_mut(|it| it.as_mut()?.decompress(packed, 3 * WINDOW).ok())?;
     let mut list = runs.as_slice();
     let mut bytes = list;
     while take(&mut bytes)? + take(&mut bytes)? > 0 {}

@@ -154,7 +154,8 @@ fn read_header<R: Read>(input: &mut Input<R>) -> Result<()> {
         Ok(byte)
     };
     // The magic has been seen.
-    (byte()?, byte()?);
+    byte()?;
+    byte()?;
     let (method, flags) = (byte()?, byte()?);
     if method != 8 {
         return Err(Cause::GzipMethod { offset, method }.into());

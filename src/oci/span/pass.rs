@@ -61,7 +61,7 @@ impl Options {
 
     /// Bytes of a span that are verified together.
     fn piece(&self) -> u32 {
-        (self.span() / 4).next_power_of_two().clamp(256, 64 << 10) as u32
+        (self.span() / 8).next_power_of_two().clamp(256, 32 << 10) as u32
     }
 }
 

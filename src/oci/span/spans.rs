@@ -4,7 +4,7 @@
 //! |---|---|
 //! | header | 72 |
 //! | one record for each span, in order | 40 each |
-//! | one hash for each piece of each span, in order | 16 each |
+//! | one hash for each piece of each span, in order | 8 each |
 //! | windows, one behind the other | their packed lengths |
 //!
 //! All numbers are little-endian. The header's checksum covers all the rest. It protects against

@@ -117,11 +117,11 @@ fn deflate_causes() {
         (&[0b0000_0101, 0, 0, 0], Cause::Incomplete { what: "code lengths" }),
         // Four code lengths of one bit.
         (
-            &[0b0000_0101, 0, 0b0010_0100 | 0b10, 0b0100_1001],
+            &[0b0000_0101, 0, 0b1001_0010, 0b0000_0100],
             Cause::Oversubscribed { what: "code lengths" },
         ),
         // Fixed codes: 286 is no length.
-        (&[0b0011_0011, 0b0000_0110], Cause::InvalidCode("literals")),
+        (&[0b0001_1011, 0b0000_0011], Cause::InvalidCode("literals")),
     ];
     for (deflate, expected) in cases {
         assert_eq!(corrupt(&member(deflate)), expected, "{deflate:02x?}");

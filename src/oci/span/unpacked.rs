@@ -41,7 +41,6 @@ pub struct Unpacked {
 /// One span as far as it is decoded.
 #[derive(Debug)]
 struct Decoded {
-    /// Set in order.
     pieces: Box<[OnceLock<Box<[u8]>>]>,
     /// What decodes the next piece; `None` before the first and after the last. Whoever holds the
     /// lock decodes, others who want the same span wait: it would be theirs to decode, too.
@@ -224,7 +223,7 @@ fn verify(
 }
 
 /// Room for what is decoded at once, behind the window.
-const OUTPUT: usize = 32 << 10;
+const OUTPUT: usize = 64 << 10;
 
 /// A deflate span under way.
 #[derive(Debug)]
