@@ -129,10 +129,7 @@ fn numbers_out_of_range() {
         Cause::Number("size")
     );
     assert_eq!(with(|h| h.size = *b"\x80\0\0\0\x80\0\0\0\0\0\0\0"), Cause::Number("size"));
-    assert_eq!(
-        with(|h| h.size = *b"nonsense...."),
-        Cause::Number("size")
-    );
+    assert_eq!(with(|h| h.size = *b"nonsense...."), Cause::Number("size"));
     assert_eq!(with(|h| h.mtime = *b"\x80\0\0\0\x80\0\0\0\0\0\0\0"), Cause::Number("mtime"));
     assert_eq!(with(|h| h.mode = *b"00009999"), Cause::Number("mode"));
     assert_eq!(with(|h| h.uid = *b"\x80\0\0\x01\0\0\0\0"), Cause::Number("uid"));
