@@ -109,7 +109,6 @@ fn attributes(dir: &Path) {
     set("one", "user.text", b"value");
     set("one", "user.bytes", b"\0\n\xff=\0");
     set("one", "user.empty", b"");
-    set("one", "user.a=b", b"equals");
     set("block", "user.long", &[b'l'; 3000]);
     set("folder", "user.folder", b"folder");
     set("large", "trusted.secret", b"root");
