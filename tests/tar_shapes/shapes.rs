@@ -71,7 +71,8 @@ fn gnu_ustar() {
 
 #[test]
 fn gnu_posix() {
-    by_gnu(&["--format=posix"], Has { attributes: false, ..ALL }, BOTH);
+    // bsdtar takes no names but UTF-8 from them.
+    by_gnu(&["--format=posix"], Has { attributes: false, ..ALL }, GNU);
 }
 
 #[test]
@@ -135,9 +136,9 @@ fn gnu_sparse_has_holes() {
 /// Folders with lists of what was in them (`D`), times where others have a prefix.
 #[test]
 fn gnu_incremental() {
-    let (_dir, source, tar) = prepared(LONG);
-    let options = ["--format=gnu", "--listed-incremental=/dev/null", "-cf"];
-    run(gnu().args(options).arg(&tar).arg("-C").arg(source).arg("."));
+    let (dir, source, tar) = prepared(LONG);
+    let state = format!("--listed-incremental={}", dir.path().join("state").display());
+    run(gnu().args(["--format=gnu", &state, "-cf"]).arg(&tar).arg("-C").arg(source).arg("."));
     assert!(compare(&tar, Oracle::Gnu) > 15);
 }
 
@@ -299,7 +300,10 @@ fn pax_ustar() {
 /// Go's `archive/tar`, which writes the layers of nearly all images, by umoci.
 #[test]
 fn go_by_umoci() {
-    let (dir, source, tar) = prepared(Has { attributes: true, ..ALL });
+    let (dir, source, tar) = prepared(Has { attributes: false, ..ALL });
+    // umoci stores no empty values, nor names with an equals sign.
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(source.join("one"), "user.text", b"value\0\n", flags).unwrap();
     let layout = dir.path().join("layout");
     let image = format!("{}:t", layout.display());
     let bundle = dir.path().join("bundle");

@@ -27,12 +27,31 @@ struct Ace {
     permissions: u16,
 }
 
-/// The list as an extended attribute; none if it says no more than the permission bits do, which is
-/// when the kernel keeps none either.
-pub(super) fn access(text: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+/// What a list of access says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Access {
+    /// The permission bits (`0o777`) of a file that has it, which are not always those that its header
+    /// tells: the mask's in place of the group's.
+    pub(super) bits: u16,
+    /// The list as an extended attribute; none if it says no more than the bits do, which is when the
+    /// kernel keeps none either.
+    pub(super) xattr: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Reads a list of access; nothing if it is empty.
+pub(super) fn access(text: &[u8]) -> Result<Option<Access>> {
     let list = parse(text).ok_or_else(|| Cause::Value("SCHILY.acl.access".to_owned()))?;
+    if list.is_empty() {
+        return Ok(None);
+    }
+    let of = |tag| list.iter().find(|ace| ace.tag == tag).map(|ace| ace.permissions);
+    let group = of(tag::MASK).or(of(tag::GROUP_OBJ));
+    let bits = [of(tag::USER_OBJ), group, of(tag::OTHER)]
+        .into_iter()
+        .fold(0, |bits, permissions| bits << 3 | permissions.unwrap_or(0));
     let says_more = list.iter().any(|ace| matches!(ace.tag, tag::USER | tag::GROUP | tag::MASK));
-    Ok(says_more.then(|| (b"system.posix_acl_access".to_vec(), binary(&list))))
+    let xattr = says_more.then(|| (b"system.posix_acl_access".to_vec(), binary(&list)));
+    Ok(Some(Access { bits, xattr }))
 }
 
 /// The list as an extended attribute; none if it is empty.
@@ -173,7 +192,11 @@ mod tests {
 
     #[test]
     fn what_the_permission_bits_say_too_is_not_kept() {
-        assert_eq!(access(b"user::rw-,group::r--,other::---").unwrap(), None);
+        let plain = access(b"user::rw-,group::r--,other::---").unwrap();
+        assert_eq!(plain, Some(Access { bits: 0o640, xattr: None }));
+        let masked = access(b"user::rw-,group::r--,mask::rwx,other::--x").unwrap().unwrap();
+        assert_eq!((masked.bits, masked.xattr.is_some()), (0o671, true));
+        assert_eq!(access(b"").unwrap(), None);
         let (name, value) = default(b"user::rw-,group::r--,other::---").unwrap().unwrap();
         assert_eq!(name, b"system.posix_acl_default");
         assert_eq!(value.len(), 4 + 3 * 8);

@@ -57,6 +57,8 @@ pub(super) struct Extended {
     pub(super) mtime: Said<Time>,
     pub(super) devmajor: Said<u32>,
     pub(super) devminor: Said<u32>,
+    /// The permission bits that a list of access leaves (`0o777`).
+    pub(super) permissions: Option<u16>,
     /// Each name once.
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) sparse: SparseRecords,
@@ -72,7 +74,12 @@ impl Extended {
             let at = (records.len() - rest.len()) as u64;
             let (key, value, after) = record(rest).ok_or(Cause::Record(at))?;
             match key {
-                b"SCHILY.acl.access" => acls.extend(acl::access(value)?),
+                b"SCHILY.acl.access" => {
+                    if let Some(access) = acl::access(value)? {
+                        extended.permissions = Some(access.bits);
+                        acls.extend(access.xattr);
+                    }
+                }
                 b"SCHILY.acl.default" => acls.extend(acl::default(value)?),
                 _ => extended.record(key, value)?,
             }
@@ -142,6 +149,7 @@ impl Extended {
             mtime: self.mtime.or(&global.mtime),
             devmajor: self.devmajor.or(&global.devmajor),
             devminor: self.devminor.or(&global.devminor),
+            permissions: self.permissions,
             xattrs: self.xattrs,
             sparse: self.sparse,
         }

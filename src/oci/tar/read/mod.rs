@@ -265,10 +265,11 @@ impl<R: BufRead> Reader<R> {
             0 | typeflag::FILE | typeflag::CONTIGUOUS if path.ends_with(b"/") => EntryKind::Folder,
             _ => EntryKind::File,
         };
+        let mode = (number(&header.mode, "mode")? & 0o7777) as u16;
         let mut entry = Entry {
             path,
             kind,
-            mode: (number(&header.mode, "mode")? & 0o7777) as u16,
+            mode: extended.permissions.map_or(mode, |bits| mode & 0o7000 | bits),
             uid: extended.uid.or_header(|| small(&header.uid, "uid"))?,
             gid: extended.gid.or_header(|| small(&header.gid, "gid"))?,
             modified: extended
