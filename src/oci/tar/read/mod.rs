@@ -265,7 +265,7 @@ impl<R: BufRead> Reader<R> {
             0 | typeflag::FILE | typeflag::CONTIGUOUS if path.ends_with(b"/") => EntryKind::Folder,
             _ => EntryKind::File,
         };
-        let mode = (number(&header.mode, "mode")? & 0o7777) as u16;
+        let mode = (number(&header.mode, "mode")?.cast_unsigned() & 0o7777) as u16;
         let mut entry = Entry {
             path,
             kind,

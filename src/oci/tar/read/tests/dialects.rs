@@ -87,7 +87,7 @@ fn a_checksum_of_signed_bytes_counts() {
     file.sum();
     let unsigned = file.sums().0;
     assert_eq!(file.sums().1, unsigned - 256);
-    octal(&mut file.chksum[..7], (unsigned - 256) as u64);
+    octal(&mut file.chksum[..7], (unsigned - 256).cast_unsigned());
     let tar = Tar::default().bytes(zerocopy::IntoBytes::as_bytes(&file));
     assert_eq!(names(&tar.end()), ["n\\xe4me"]);
 }
