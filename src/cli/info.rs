@@ -1,5 +1,7 @@
 //! `strata info`.
 
+mod layered;
+
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -43,6 +45,10 @@ impl Args {
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
     let opener = args.open.opener();
+    if let Some(layered) = opener.layered_reference(&args.reference)? {
+        let image = super::watched(&opener, || opener.layered(&layered))?;
+        return layered::run(&args.reference, &image, args.json);
+    }
     let disk = opener.disk(&Reference::from(args.reference.as_os_str()))?;
     let survey = survey(&disk, &opener.cache)?;
     let mut out = stdout()?;

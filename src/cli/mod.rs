@@ -6,6 +6,7 @@
 
 mod bar;
 mod boot;
+mod cache;
 mod cat;
 mod commit;
 mod completions;
@@ -121,6 +122,8 @@ enum Command {
     ///
     /// QEMU's own options come last, after --.
     Boot(boot::Args),
+    /// Tell what is kept of container images, or remove it
+    Cache(cache::Args),
     /// Print a shell's completion script
     Completions(completions::Args),
     /// Print the manual page, or write all of them into a folder
@@ -304,6 +307,11 @@ fn show(
     as_view: View,
     cow: Option<(&Cow, Purpose)>,
 ) -> Result<Shown> {
+    watched(opener, || view::show(opener, reference, as_view, cow))
+}
+
+/// Does what may have to read layers, with a progress bar.
+fn watched<T>(opener: &Opener, open: impl FnOnce() -> T) -> T {
     let progress = &opener.layered.progress;
     let bar = Bar::new(!io::stderr().is_terminal(), Some(0));
     std::thread::scope(|scope| {
@@ -311,9 +319,9 @@ fn show(
             bar.set_total(progress.total.load(Ordering::Relaxed));
             (progress.done.load(Ordering::Relaxed), String::new())
         });
-        let shown = view::show(opener, reference, as_view, cow);
+        let opened = open();
         bar.finish();
-        shown
+        opened
     })
 }
 
@@ -367,6 +375,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Commit(args) => commit::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Boot(args) => boot::run(args).map(|()| Outcome::Done),
+        Command::Cache(args) => cache::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     };

@@ -18,6 +18,8 @@ mod whiteouts;
 use std::fs::File;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::block::{BlockSource, Extent, Origin};
 use crate::error::{Result, ResultExt};
 use crate::oci::layer::Layer;
@@ -35,7 +37,7 @@ pub struct LayerPart {
 }
 
 /// What one layer brings and takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct LayerNumbers {
     /// Entries of its tar, whiteouts counted.
     pub entries: u64,
