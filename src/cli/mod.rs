@@ -44,10 +44,11 @@ use crate::policy::Policy;
 use crate::tree::FileTree;
 use bar::Bar;
 
-/// Mount any disk image or snapshot chain, look into it, and restore files from it.
+/// Mount any disk image, snapshot chain or container image, look into it, and restore files from it.
 ///
-/// REF names what to open: a disk image or block device (disk.qcow2, /dev/vdb), or an internal
-/// snapshot of an image (disk.qcow2::before-upgrade). Images are only ever read: changes, where they
+/// REF names what to open: a disk image or block device (disk.qcow2, /dev/vdb), an internal
+/// snapshot of an image (disk.qcow2::before-upgrade), or a container image (oci:DIR:TAG,
+/// oci-archive:FILE, docker-archive:FILE, docker://HOST/NAME:TAG, rootfs.tar.gz). Images are only ever read: changes, where they
 /// are wanted, go beside them (--cow).
 #[derive(Debug, Parser)]
 #[command(name = "strata", version, max_term_width = 100)]
