@@ -20,18 +20,6 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// What the first bytes of a file tell; six are enough.
-    pub fn sniff(start: &[u8]) -> Self {
-        match start {
-            [0x1f, 0x8b, 8, ..] => Compression::Gzip,
-            // A frame, or one that may be skipped.
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
-            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Compression::Bzip2,
-            _ => Compression::None,
-        }
-    }
-
     /// Its name, which is also that of the program.
     pub const fn name(self) -> &'static str {
         match self {

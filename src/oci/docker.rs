@@ -15,6 +15,7 @@ use super::digest::Digest;
 use super::image::{Documents, Image, LayerBlob};
 use super::manifest::{MAX_CONFIG, MAX_LAYERS, MAX_MANIFEST, json, media_type};
 use super::reference::{Name, Selection};
+use super::span;
 use crate::block::BlockSource;
 use crate::error::{Error, Result, ResultExt};
 
@@ -177,7 +178,7 @@ fn layer(archive: &Archive, member: &str, diff_id: Option<Digest>) -> Result<Lay
     if source.len() >= start.len() as u64 {
         source.read_at(0, &mut start)?;
     }
-    let compression = Compression::sniff(&start);
+    let compression = span::detect(&start);
     let digest = match compression {
         Compression::None => diff_id.clone(),
         _ => digest_named(member),

@@ -14,6 +14,7 @@ use super::manifest::{Descriptor, Document, MAX_CONFIG, Manifest, media_type};
 use super::platform::{self, Platform};
 use super::reference::Reference;
 use super::registry::{self, Registry};
+use super::span;
 use crate::block::{BlockSource, FileSource};
 use crate::error::{Error, Result, ResultExt};
 
@@ -220,7 +221,7 @@ fn tarball(source: Arc<dyn BlockSource>) -> Result<Image> {
     if source.len() >= start.len() as u64 {
         source.read_at(0, &mut start)?;
     }
-    let compression = Compression::sniff(&start);
+    let compression = span::detect(&start);
     let media_type = match compression {
         Compression::None => media_type::OCI_LAYER.into(),
         other => format!("{}+{}", media_type::OCI_LAYER, other.name()),

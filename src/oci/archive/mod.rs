@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::cause::Cause;
 use super::compression::Compression;
 use super::reference::compressed;
+use super::span;
 use crate::block::{BlockSource, Window};
 use crate::error::{Result, ResultExt};
 use crate::wire::Budget;
@@ -56,7 +57,7 @@ impl Archive {
         if source.len() >= start.len() as u64 {
             source.read_at(0, &mut start)?;
         }
-        match Compression::sniff(&start) {
+        match span::detect(&start) {
             Compression::None => {}
             other => return Err(compressed(other)),
         }

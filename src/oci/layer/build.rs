@@ -102,7 +102,7 @@ impl Builder {
         })
     }
 
-    /// Ends the index: its bytes, which `publish` gives a name.
+    /// Ends the index: its bytes.
     ///
     /// `spans` are bytes of whoever reads the layer, kept as they are.
     ///

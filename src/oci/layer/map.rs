@@ -16,8 +16,8 @@ impl Bytes {
     /// Maps a file that we wrote: it got its name when it was whole, and nobody changes it then.
     pub(super) fn map(file: &File) -> Result<Self> {
         #[expect(unsafe_code, reason = "the kernel cannot promise that a mapped file stays")]
-        // SAFETY: only what `publish` wrote is opened here. Such a file is replaced or removed as a
-        // whole and never cut or written again, so the bytes neither change nor go while mapped.
+        // SAFETY: only files of the cache folder are opened here, which only we can write to. Such a
+        // file is replaced or removed as a whole and never cut or written again, so the bytes neither change nor go while mapped.
         let map = unsafe { memmap2::Mmap::map(file) }.within(|| "cannot be mapped")?;
         Ok(Self::Mapped(map))
     }

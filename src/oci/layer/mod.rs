@@ -14,13 +14,10 @@ mod entries;
 mod format;
 mod map;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::fs::File;
+use std::path::Path;
 
-use crate::error::{Error, Kind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::tree::Time;
 use crate::wire::record;
 use cause::Cause;
@@ -52,11 +49,11 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Opens the file that [`publish`] wrote. It is mapped: pages that nobody reads take no memory.
+    /// Opens a file of the cache folder, which has its name since it was whole. It is mapped: pages that nobody reads take no memory.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`] if it is no index or damaged, [`Kind::Unsupported`] if it is one of another
-    /// version, [`Kind::NotFound`] and the host's.
+    /// [`Kind::Corrupt`](crate::error::Kind::Corrupt) if it is no index or damaged, [`Kind::Unsupported`](crate::error::Kind::Unsupported) if it is one of another
+    /// version, [`Kind::NotFound`](crate::error::Kind::NotFound) and the host's.
     pub fn open(path: &Path) -> Result<Self> {
         let name = || path.display().to_string();
         let file = File::open(path).within(name)?;
@@ -149,7 +146,7 @@ impl Layer {
     /// The entries, whose bytes are checked against their checksum first.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`] if they are damaged.
+    /// [`Kind::Corrupt`](crate::error::Kind::Corrupt) if they are damaged.
     pub fn entries(&self) -> Result<Entries<'_>> {
         let list = self.list()?;
         if crc32c::crc32c(list) != self.header.list_crc.get() {
@@ -162,7 +159,7 @@ impl Layer {
     /// The bytes kept for whoever reads the layer, checked against their checksum.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`] if they are damaged.
+    /// [`Kind::Corrupt`](crate::error::Kind::Corrupt) if they are damaged.
     pub fn spans(&self) -> Result<&[u8]> {
         let spans = self.spans_unchecked()?;
         if crc32c::crc32c(spans) != self.header.spans_crc.get() {
@@ -197,48 +194,6 @@ fn text(field: &[u8]) -> Result<String> {
         Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(text.to_owned()),
         _ => Err(Cause::Header("a digest that is no text").into()),
     }
-}
-
-/// Gives the bytes of an index the name `path`, once they are on stable storage: whoever opens it
-/// finds the old file, none, or the whole new one.
-///
-/// What a killed run leaves beside it is named `.NAME.NUMBER.partial`.
-///
-/// # Errors
-/// The host's. Nothing is left behind then.
-pub fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let (Some(name), Some(folder)) = (path.file_name(), path.parent()) else {
-        return Err(Error::new(Kind::Usage, format!("{} is no file's name", path.display())));
-    };
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let mut partial = std::ffi::OsString::from(".");
-    partial.push(name);
-    partial.push(format!(".{}-{number}.partial", std::process::id()));
-    let partial = folder.join(partial);
-    let done = write(&partial, bytes)
-        .and_then(|()| fs::rename(&partial, path).within(|| path.display().to_string()));
-    if let Err(error) = done {
-        let _ = fs::remove_file(&partial);
-        return Err(error);
-    }
-    File::open(folder).and_then(|folder| folder.sync_all()).within(|| folder.display().to_string())
-}
-
-fn write(path: &PathBuf, bytes: &[u8]) -> Result<()> {
-    // One of the same process id can only be left of a process that is no more.
-    let _ = fs::remove_file(path);
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        })
-        .within(|| path.display().to_string())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::oci::archive::{Archive, BLOCK, is_header, name_of};
 use crate::oci::cause::Cause;
 use crate::oci::compression::Compression;
-use crate::oci::{docker, layout};
+use crate::oci::{docker, layout, span};
 
 /// Members of a tar that are looked at for what tells an archive of images.
 const MEMBERS: usize = 5_000;
@@ -36,7 +36,7 @@ pub(super) fn probe(path: &Path) -> Result<Option<Reference>> {
     if source.read_at(0, &mut start).is_err() {
         return Ok(None);
     }
-    let compression = Compression::sniff(&start);
+    let compression = span::detect(&start);
     let name = path.to_string_lossy();
     let is_tar = match compression {
         Compression::None => start.get(..BLOCK).is_some_and(is_header),

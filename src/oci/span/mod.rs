@@ -30,42 +30,10 @@ mod zstd;
 #[cfg(test)]
 mod tests;
 
+pub use super::compression::Compression;
 pub use pass::{Options, Pass, Passed, Side};
 pub use spans::Spans;
 pub use unpacked::Unpacked;
-
-/// How a blob is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// Gzip (RFC 1952), one member or many.
-    Gzip,
-    /// Zstandard (RFC 8878).
-    Zstd,
-    /// The .xz format.
-    Xz,
-    /// Bzip2.
-    Bzip2,
-}
-
-impl Compression {
-    fn number(self) -> u8 {
-        match self {
-            Self::None => 0,
-            Self::Gzip => 1,
-            Self::Zstd => 2,
-            Self::Xz => 3,
-            Self::Bzip2 => 4,
-        }
-    }
-
-    fn from_number(number: u8) -> Option<Self> {
-        [Self::None, Self::Gzip, Self::Zstd, Self::Xz, Self::Bzip2]
-            .get(usize::from(number))
-            .copied()
-    }
-}
 
 /// How something is compressed that begins so. What begins with no known magic is not: a tar has
 /// its own elsewhere.

@@ -163,7 +163,7 @@ impl Parts {
         let mut header = Header {
             magic: MAGIC,
             version: U16::new(VERSION),
-            compression: self.compression.number(),
+            compression: number(self.compression),
             piece: self.piece.trailing_zeros() as u8,
             spans: count(self.spans.len())?,
             hashes: count(self.hashes.len())?,
@@ -178,6 +178,18 @@ impl Parts {
         header.checksum = checksum(&header, &body);
         Spans::from_bytes([header.as_bytes(), &body].concat())
     }
+}
+
+/// What a file says of how its blob is compressed.
+const NUMBERS: [Compression; 5] =
+    [Compression::None, Compression::Gzip, Compression::Zstd, Compression::Xz, Compression::Bzip2];
+
+fn number(compression: Compression) -> u8 {
+    NUMBERS.iter().position(|&it| it == compression).unwrap_or(0) as u8
+}
+
+fn from_number(number: u8) -> Option<Compression> {
+    NUMBERS.get(usize::from(number)).copied()
 }
 
 fn checksum(header: &Header, body: &[u8]) -> [u8; 16] {
@@ -247,7 +259,7 @@ impl Spans {
 
     /// How the blob is compressed.
     pub fn compression(&self) -> Compression {
-        Compression::from_number(self.header.compression).unwrap_or(Compression::None)
+        from_number(self.header.compression).unwrap_or(Compression::None)
     }
 
     pub(super) fn piece(&self) -> usize {
@@ -324,8 +336,7 @@ impl Spans {
     }
 
     fn check(&self) -> Result<(), Cause> {
-        if Compression::from_number(self.header.compression).is_none()
-            || !(6..=24).contains(&self.header.piece)
+        if from_number(self.header.compression).is_none() || !(6..=24).contains(&self.header.piece)
         {
             return Err(Cause::BadSpan(0));
         }
