@@ -36,7 +36,10 @@ fn files_are_listed_read_and_restored() {
     assert_eq!(listed.lines().count(), paths("/srv/") + paths("/opt/"), "{listed}");
     let long = says(&place, &["ls", "-lR", "-n", image, "/opt"]);
     let line = long.lines().find(|line| line.ends_with(" link")).unwrap();
-    assert!(line.starts_with("-rws") || line.starts_with("-rwx") || line.starts_with("-rw"), "{line}");
+    assert!(
+        line.starts_with("-rws") || line.starts_with("-rwx") || line.starts_with("-rw"),
+        "{line}"
+    );
     assert!(long.lines().any(|line| line.contains(" soft -> b004")), "{long}");
     assert!(!long.contains(".wh."), "{long}");
 

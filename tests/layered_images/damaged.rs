@@ -32,7 +32,7 @@ fn another_digest_is_told_with_the_layer() {
     let (kind, said, digest) = with(&place, "v1", |bytes| bytes[4] ^= 1);
     assert_eq!(kind, Kind::Corrupt);
     let start = format!("layer 3 of 4, {digest}: the blob is sha256:");
-    assert!(said.contains(&start) && said.ends_with(&format!(", not {digest}")), "{said}");
+    assert!(said.contains(&start) && said.contains(&format!(", not {digest} (")), "{said}");
 
     for at in [100, 3000] {
         let (kind, said, digest) = with(&place, "v1", |bytes| bytes[at] ^= 0x10);
@@ -79,7 +79,7 @@ fn another_diff_id_is_told_with_the_layer() {
     assert_eq!(error.kind(), Kind::Corrupt);
     assert!(said.contains("layer 2 of 4, sha256:"), "{said}");
     assert!(said.contains("the uncompressed tar is sha256:"), "{said}");
-    assert!(said.ends_with(&format!(", not {wrong}")), "{said}");
+    assert!(said.contains(&format!(", not {wrong} (")), "{said}");
     let layer = manifest["layers"][1]["digest"].as_str().unwrap();
     let hex = layer.strip_prefix("sha256:").unwrap();
     assert!(!place.kept().iter().any(|path| path.to_string_lossy().contains(hex)));

@@ -109,8 +109,9 @@ impl Place {
         command
     }
 
-    /// Hands the folders that a mount needs to an ordinary user.
+    /// Hands the folders that a mount needs to an ordinary user, who may then read the layout, too.
     pub(crate) fn give_to_nobody(&self) {
+        run(self.tool("chmod", "coreutils").args(["-R", "a+rX", "L"]));
         for name in ["mnt", "cache"] {
             chown(self.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
         }
@@ -134,10 +135,8 @@ impl Place {
 
     /// The files of the cache.
     pub(crate) fn kept(&self) -> Vec<PathBuf> {
-        let mut kept: Vec<_> = fs::read_dir(self.path("cache"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
+        let mut kept: Vec<_> =
+            fs::read_dir(self.path("cache")).unwrap().map(|entry| entry.unwrap().path()).collect();
         kept.sort();
         kept
     }

@@ -35,17 +35,21 @@ fn every_kind_of_reference_shows_what_umoci_unpacks() {
         let from = format!("oci:L:{image}");
         place.copy(&from, &format!("oci:only-{image}"));
         place.copy(&from, &format!("oci-archive:{image}.oci.tar"));
-        place.copy(&from, &format!("docker-archive:{image}.docker.tar:app:{image}"));
         place.copy(&from, &format!("docker://{host}/app:{image}"));
-        for reference in [
+        let mut references = vec![
             place.at("oci:", &format!("L:{image}")),
             place.at("oci-archive:", &format!("{image}.oci.tar")),
-            place.at("docker-archive:", &format!("{image}.docker.tar:app:{image}")),
             format!("docker://{host}/app:{image}"),
             place.at("", &format!("only-{image}")),
             place.at("", &format!("{image}.oci.tar")),
-            place.at("", &format!("{image}.docker.tar")),
-        ] {
+        ];
+        // Docker knows no zstd, and its archives hold layers uncompressed.
+        if image == "v1" {
+            place.copy(&from, "docker-archive:docker.tar:app:v1");
+            references.push(place.at("docker-archive:", "docker.tar:app:v1"));
+            references.push(place.at("", "docker.tar"));
+        }
+        for reference in references {
             same(&beside_umoci(shown(&place, &reference)), &theirs, &reference);
         }
     }
@@ -78,7 +82,7 @@ fn a_mount_shows_what_umoci_unpacks() {
         let mut shell = as_nobody(["sh", "-euc", script]);
         shell.current_dir(place.path("")).env("STRATA_CACHE_DIR", place.path("cache"));
         shell.env_remove("HOME");
-        String::from_utf8(run(&mut shell).stdout).unwrap()
+        run(&mut shell).stdout
     };
     inside("./strata mount oci:L:mixed mnt");
     // Nobody else may look into it, root neither: they list it themselves.
@@ -94,7 +98,7 @@ fn a_mount_shows_what_umoci_unpacks() {
     place.unpacked();
     let bundle = |script: &str| {
         let script = script.replace("cd mnt", "cd B/rootfs");
-        String::from_utf8(run(place.tool("sh", "dash").args(["-euc", &script])).stdout).unwrap()
+        run(place.tool("sh", "dash").args(["-euc", &script])).stdout
     };
     assert!(ours == bundle(&find("B/rootfs")), "owners, modes and times differ");
     assert!(our_sums == bundle(sums), "contents differ");
@@ -105,7 +109,9 @@ fn tarballs_show_what_gnu_tar_unpacks() {
     let place = Place::new();
     fs::create_dir(place.path("T")).unwrap();
     let all = ["--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", "1.tar", "-C", "T"];
-    run(place.tool("tar", "tar").args(all));
+    // Folders get their times once everything is in them.
+    let delay = "--delay-directory-restore";
+    run(place.tool("tar", "tar").arg(delay).args(all));
     let theirs = seen::of_folder(&place.path("T"));
     for (program, package, name) in [
         ("true", "coreutils", "1.tar"),
