@@ -36,12 +36,12 @@ pub(super) enum Cause {
     ManifestType(String),
     #[error("an artifact of type {0}, not an image")]
     Artifact(String),
-    #[error("layer {index} is {media_type}, which is kept outside the image")]
-    ForeignLayer { index: usize, media_type: String },
-    #[error("layer {index} is {media_type}")]
-    EncryptedLayer { index: usize, media_type: String },
-    #[error("layer {index} is {media_type}, a type that is not known")]
-    LayerType { index: usize, media_type: String },
+    #[error("layer {number} is {media_type}, which is kept outside the image")]
+    ForeignLayer { number: usize, media_type: String },
+    #[error("layer {number} is {media_type}")]
+    EncryptedLayer { number: usize, media_type: String },
+    #[error("layer {number} is {media_type}, a type that is not known")]
+    LayerType { number: usize, media_type: String },
     #[error("manifest has {layers} layers, its config {diff_ids}")]
     LayerCount { layers: usize, diff_ids: usize },
     #[error("indexes lie {0} deep in each other")]

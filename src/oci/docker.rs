@@ -102,7 +102,7 @@ pub(super) fn open(archive: &Archive, image: &Selection) -> Result<Image> {
         return Err(cause.into());
     }
     let layers = layers.iter().zip(diff_ids).enumerate().map(|(index, (member, diff_id))| {
-        layer(archive, member, Some(diff_id)).within(|| format!("layer {index}"))
+        layer(archive, member, Some(diff_id)).within(|| format!("layer {}", index + 1))
     });
     let layers = layers.collect::<Result<_>>()?;
     let name = saved.names().first().cloned();

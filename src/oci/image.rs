@@ -206,7 +206,7 @@ fn from_manifest(
             compression: *compression,
             size: layer.size,
             diff_id: Some(diff_id),
-            blob: content.blob("layer", layer).within(|| format!("layer {index}"))?,
+            blob: content.blob("layer", layer).within(|| format!("layer {}", index + 1))?,
         })
     });
     let layers = layers.collect::<Result<_>>()?;

@@ -113,6 +113,8 @@ impl Stage<'_> {
             None => layer.blob.source()?,
         };
         let side = kept.find(key, Part::Spool).map(source).transpose()?;
+        // While it can still be made anew.
+        index.entries()?;
         self.part(index, blob, side)
     }
 

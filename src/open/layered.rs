@@ -46,6 +46,21 @@ pub struct Layered {
     name: String,
 }
 
+/// Whether a layered image can be shown as `view`, which is to be asked before its layers are read.
+///
+/// # Errors
+/// [`Kind::Usage`] for a view of disks.
+pub fn check_view(view: View) -> Result<()> {
+    match view {
+        View::Auto | View::Files | View::Layers => Ok(()),
+        View::Volumes | View::Disk | View::Snapshots => {
+            let message = format!("a layered image has no {view} view");
+            let error = Error::new(Kind::Usage, message);
+            Err(error.with_hint("it has files and layers"))
+        }
+    }
+}
+
 impl Opener {
     /// The layered image that `text` means, or `None` for a reference of another kind. With a
     /// format of disk images, it is another kind.
@@ -111,16 +126,12 @@ impl Layered {
     /// Shows it as `view`.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a view of disks, and as [`Merged::new`].
+    /// As [`check_view`] and [`Merged::new`].
     pub fn show(self, view: View) -> Result<Shown> {
+        check_view(view).within(|| self.name.clone())?;
         let (tree, view): (Arc<dyn FileTree>, _) = match view {
-            View::Auto | View::Files => (Arc::new(self.merged()?), View::Files),
             View::Layers => (self.layers()?.into_tree(), View::Layers),
-            View::Volumes | View::Disk | View::Snapshots => {
-                let message = format!("a layered image has no {view} view");
-                let error = Error::new(Kind::Usage, message).within(self.name);
-                return Err(error.with_hint("it has files and layers"));
-            }
+            _ => (Arc::new(self.merged()?), View::Files),
         };
         let (tree, warnings) = (Served::ReadOnly(tree), self.warnings);
         Ok(Shown { tree, view, warnings, delta: None, no_files: None })

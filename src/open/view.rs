@@ -107,6 +107,7 @@ pub fn show(
         let error = Error::new(Kind::Usage, format!("{layered}: a layered image is no disk"));
         return Err(error.with_hint("its changes go to a folder: --cow UPPER/"));
     }
+    super::layered::check_view(view).within(|| layered.to_string())?;
     let mut shown = opener.layered(&layered)?.show(view)?;
     shown.change(cow)?;
     Ok(shown)

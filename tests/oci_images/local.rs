@@ -289,7 +289,7 @@ fn a_layout_that_lies_is_refused() {
     assert!(told.ends_with("manifest has 2 layers, its config 3 (corrupt image)"), "{told}");
     let told = with(&|manifest| manifest["layers"][1]["size"] = json!(1));
     assert!(
-        told.contains("layer 1: layer sha256:") && told.contains("its descriptor says 1 "),
+        told.contains("layer 2: layer sha256:") && told.contains("its descriptor says 1 "),
         "{told}"
     );
     let told = with(&|manifest| manifest["config"]["size"] = json!(9 << 20));
@@ -357,11 +357,11 @@ fn archives_that_lie_are_refused() {
         .unwrap();
     for layer in ["../../etc/passwd", "/etc/passwd", "none.tar", "."] {
         let told = told(json!([{ "Config": "c.json", "Layers": [layer] }]));
-        assert!(told.ends_with(&format!("layer 0: {layer} is missing (corrupt image)")), "{told}");
+        assert!(told.ends_with(&format!("layer 1: {layer} is missing (corrupt image)")), "{told}");
     }
     std::os::unix::fs::symlink("/etc/passwd", made.join("layer.tar")).unwrap();
     let said = told(json!([{ "Config": "c.json", "Layers": ["layer.tar"] }]));
-    assert!(said.ends_with("layer 0: layer.tar is missing (corrupt image)"), "{said}");
+    assert!(said.ends_with("layer 1: layer.tar is missing (corrupt image)"), "{said}");
     let said = told(json!([{ "Config": "c.json", "Layers": [] }]));
     assert!(said.ends_with("manifest has 0 layers, its config 1 (corrupt image)"), "{said}");
     let name = format!("{}.json", "0".repeat(64));

@@ -269,31 +269,31 @@ impl Manifest {
         if count > MAX_LAYERS {
             return Err(Cause::TooMany { what: "layers", count, most: MAX_LAYERS }.into());
         }
-        let layers = layers.into_iter().enumerate().map(|(index, raw)| {
-            let layer = raw.checked().within(|| format!("layer {index}"))?;
-            let compression = layer_compression(index, &layer.media_type)?;
+        let layers = (1..).zip(layers).map(|(number, raw)| {
+            let layer = raw.checked().within(|| format!("layer {number}"))?;
+            let compression = layer_compression(number, &layer.media_type)?;
             Ok((layer, compression))
         });
         Ok(Document::Manifest(Self { config, layers: layers.collect::<Result<_>>()? }))
     }
 }
 
-/// How a layer of this type is compressed.
-fn layer_compression(index: usize, media_type: &str) -> Result<Compression> {
+/// How a layer of this type is compressed. The first layer is number 1, as in the layers view.
+fn layer_compression(number: usize, media_type: &str) -> Result<Compression> {
     let named = media_type.to_owned();
     // `application/vnd.oci.image.layer.nondistributable.v1.tar+gzip`, and Docker's `foreign`.
     if media_type.contains(".layer.nondistributable.") || media_type.contains(".rootfs.foreign.") {
-        return Err(Cause::ForeignLayer { index, media_type: named }.into());
+        return Err(Cause::ForeignLayer { number, media_type: named }.into());
     }
     if media_type.ends_with("+encrypted") {
-        return Err(Cause::EncryptedLayer { index, media_type: named }.into());
+        return Err(Cause::EncryptedLayer { number, media_type: named }.into());
     }
     let oci = media_type.strip_prefix(media_type::OCI_LAYER);
     match oci.or_else(|| media_type.strip_prefix(media_type::DOCKER_LAYER)) {
         Some("") => Ok(Compression::None),
         Some("+gzip" | ".gzip") => Ok(Compression::Gzip),
         Some("+zstd" | ".zstd") => Ok(Compression::Zstd),
-        _ => Err(Cause::LayerType { index, media_type: named }.into()),
+        _ => Err(Cause::LayerType { number, media_type: named }.into()),
     }
 }
 

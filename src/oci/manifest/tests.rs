@@ -47,12 +47,12 @@ fn other_layers_are_refused_by_name() {
         "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
         "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
     ] {
-        assert_eq!(of(foreign), Cause::ForeignLayer { index: 1, media_type: named(foreign) });
+        assert_eq!(of(foreign), Cause::ForeignLayer { number: 2, media_type: named(foreign) });
     }
     let encrypted = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
-    assert_eq!(of(encrypted), Cause::EncryptedLayer { index: 1, media_type: named(encrypted) });
+    assert_eq!(of(encrypted), Cause::EncryptedLayer { number: 2, media_type: named(encrypted) });
     for unknown in ["application/vnd.oci.image.layer.v1.tar+lz4", "text/plain", ""] {
-        assert_eq!(of(unknown), Cause::LayerType { index: 1, media_type: named(unknown) });
+        assert_eq!(of(unknown), Cause::LayerType { number: 2, media_type: named(unknown) });
     }
 }
 
