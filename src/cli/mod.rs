@@ -98,7 +98,7 @@ enum Command {
     /// same image: what two snapshots or two disks of one chain share is known to be equal. With --cow, it
     /// tells what a delta or an upper changed.
     Diff(diff::Args),
-    /// Turn a delta into a new image or layer, or an upper into a folder or tar
+    /// Turn a delta into a new image or layer, or an upper into a folder, a tar or a container image
     ///
     /// Of a delta, or any other disk image, the whole disk is written into a new qcow2 that stands alone;
     /// holes and zeros take no room in it. With --layer it holds only what the delta does, and has the
@@ -109,6 +109,11 @@ enum Command {
     /// layer: .wh.NAME stands for what was removed, .wh..wh..opq for all that a folder hides.
     /// Where the upper holds only part of a file or has renamed folders, --cow UPPER/ REF brings in what
     /// lies below.
+    ///
+    /// With --to oci:DIR:NAME the changes become one more layer of the container image REF that the upper lies
+    /// over: a new image NAME in the OCI layout DIR, which is made if it is not there. Its lower layers are
+    /// the same blobs, copied only if DIR lacks them. Without REF it is the image NAME itself that gets the
+    /// layer. skopeo copies it on, to a registry or anywhere else.
     ///
     /// What is made has its name only once it is whole and on stable storage.
     Commit(commit::Args),
@@ -304,6 +309,11 @@ fn show(
     as_view: View,
     cow: Option<(&Cow, Purpose)>,
 ) -> Result<Shown> {
+    watched(opener, || view::show(opener, reference, as_view, cow))
+}
+
+/// Opens something with `opener`, with a progress bar where layers have to be read.
+fn watched<T>(opener: &Opener, open: impl FnOnce() -> T) -> T {
     let progress = &opener.layered.progress;
     let bar = Bar::new(!io::stderr().is_terminal(), Some(0));
     std::thread::scope(|scope| {
@@ -311,9 +321,9 @@ fn show(
             bar.set_total(progress.total.load(Ordering::Relaxed));
             (progress.done.load(Ordering::Relaxed), String::new())
         });
-        let shown = view::show(opener, reference, as_view, cow);
+        let opened = open();
         bar.finish();
-        shown
+        opened
     })
 }
 

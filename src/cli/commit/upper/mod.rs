@@ -20,7 +20,7 @@ use crate::oci::tar::{Member, MemberKind, OPAQUE, WHITEOUT};
 use crate::tree::{Attr, FileKind, FileTree, NodeId, Time};
 use entry::{Entry, Flavour, Folder};
 
-pub(super) use layer::{Compression, Layer, Tar, Unpacked};
+pub(super) use layer::{Layer, Tar, Unpacked, compression_of};
 
 /// Bytes moved at once.
 const CHUNK: usize = 256 << 10;
