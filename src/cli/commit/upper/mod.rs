@@ -114,10 +114,11 @@ struct Metadata {
 
 impl From<&Entry> for Metadata {
     fn from(entry: &Entry) -> Self {
+        let (uid, gid) = entry.owner();
         Self {
             mode: entry.mode(),
-            uid: entry.stat.st_uid,
-            gid: entry.stat.st_gid,
+            uid,
+            gid,
             modified: entry.modified(),
             xattrs: entry.xattrs.clone(),
         }
