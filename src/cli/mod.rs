@@ -100,7 +100,7 @@ enum Command {
     /// same image: what two snapshots or two disks of one chain share is known to be equal. With --cow, it
     /// tells what a delta or an upper changed.
     Diff(diff::Args),
-    /// Turn a delta into a new image or layer, or an upper into a folder or tar
+    /// Turn a delta into a new image or layer, or an upper into a folder, a tar or a container image
     ///
     /// Of a delta, or any other disk image, the whole disk is written into a new qcow2 that stands alone;
     /// holes and zeros take no room in it. With --layer it holds only what the delta does, and has the
@@ -111,6 +111,11 @@ enum Command {
     /// layer: .wh.NAME stands for what was removed, .wh..wh..opq for all that a folder hides.
     /// Where the upper holds only part of a file or has renamed folders, --cow UPPER/ REF brings in what
     /// lies below.
+    ///
+    /// With --to oci:DIR:NAME the changes become one more layer of the container image REF that the upper lies
+    /// over: a new image NAME in the OCI layout DIR, which is made if it is not there. Its lower layers are
+    /// the same blobs, copied only if DIR lacks them. Without REF it is the image NAME itself that gets the
+    /// layer. skopeo copies it on, to a registry or anywhere else.
     ///
     /// What is made has its name only once it is whole and on stable storage.
     Commit(commit::Args),

@@ -110,7 +110,7 @@ impl Layout {
     }
 
     /// The whole of a small file that has no digest.
-    fn read(&self, name: &'static str, most: u64) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, name: &'static str, most: u64) -> Result<Vec<u8>> {
         let source = self.file(name)?;
         read_at_most(&LocalBlob(source), name, most)
     }

@@ -1,6 +1,7 @@
 //! `strata commit`.
 
 mod blocks;
+mod image;
 mod partial;
 mod upper;
 
@@ -20,18 +21,21 @@ use crate::block::{BlockSink, BlockSource};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::ImageInfo;
 use crate::image::qcow2::{Backing, Delta, NewDelta};
+use crate::oci::Compression;
 use crate::open::cow::Cow;
 use crate::open::{Disk, Reference};
+use crate::tree::FileTree;
 use blocks::{Progress, What};
 use partial::Partial;
-use upper::{Compression, Layer, Tar, Unpacked};
+use upper::{Layer, Tar, Unpacked};
 
 /// Options of `strata commit`.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "strata commit [OPTIONS] --to NEW.qcow2 DELTA\n       \
                       strata commit [OPTIONS] --to DIR|NEW.tar[.gz|.zst] UPPER/\n       \
-                      strata commit [OPTIONS] --to DIR|NEW.tar[.gz|.zst] --cow UPPER/ REF",
+                      strata commit [OPTIONS] --to DIR|NEW.tar[.gz|.zst] --cow UPPER/ REF\n       \
+                      strata commit [OPTIONS] --to oci:DIR:NAME --cow UPPER/ REF",
     after_help = "Example: strata commit changes.qcow2 --to new.qcow2"
 )]
 pub(super) struct Args {
@@ -39,8 +43,8 @@ pub(super) struct Args {
     #[arg(value_name = "DELTA|UPPER/")]
     what: OsString,
 
-    /// What to make: an image, a folder, or a tar
-    #[arg(long, value_name = "PATH")]
+    /// What to make: a disk image, a folder, a tar, or an image in an OCI layout
+    #[arg(long, value_name = "PATH|oci:DIR:NAME")]
     to: PathBuf,
 
     /// Make a layer of what the delta itself holds, with the same backing file
@@ -51,12 +55,20 @@ pub(super) struct Args {
     #[arg(long, value_name = "BACKING")]
     above: Option<PathBuf>,
 
-    /// Replace what is there
+    /// Replace what is there; an image of that name in a layout always is
     #[arg(long)]
     overwrite: bool,
 
-    /// Of a tar: tell no time of modification later than this, in seconds since 1970 [default:
-    /// $SOURCE_DATE_EPOCH]
+    /// Of an image in a layout: how the new layer is compressed [default: gzip]
+    #[arg(long, value_name = "gzip|zstd", value_parser = image::compression_parser())]
+    compression: Option<Compression>,
+
+    /// Of an image in a layout: print what was made as JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Of a tar or image: tell no time of modification later than this, in seconds since 1970, and let
+    /// an image be made then [default: $SOURCE_DATE_EPOCH]
     #[arg(long, value_name = "SECONDS")]
     source_date_epoch: Option<i64>,
 
@@ -76,20 +88,27 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .within(|| "cannot watch for signals")?;
     }
-    let told = match args.tree.cow(None) {
-        Some(Cow::Upper { dir, .. }) => {
+    let told = match (image::Target::parse(&args.to)?, args.tree.cow(None)) {
+        (Some(to), cow) => image::commit(args, &to, cow, &stop)?,
+        (None, _) if args.json || args.compression.is_some() => {
+            let message = "--json and --compression are about images in a layout";
+            return Err(Error::new(Kind::Usage, message).with_hint("--to oci:DIR:NAME"));
+        }
+        (None, Some(Cow::Upper { dir, .. })) => {
             let lower =
                 args.tree.files(&args.tree.open.opener(), &args.what, args.tree.view, false)?;
             upper(args, &dir, Some(&*lower), &stop)?
         }
-        Some(_) => {
+        (None, Some(_)) => {
             return Err(Error::new(Kind::Usage, "a delta names the image below it itself")
                 .with_hint("strata commit DELTA --to NEW.qcow2"));
         }
-        None if Path::new(&args.what).is_dir() => upper(args, Path::new(&args.what), None, &stop)?,
-        None => disk(args, &stop)?,
+        (None, None) if Path::new(&args.what).is_dir() => {
+            upper(args, Path::new(&args.what), None, &stop)?
+        }
+        (None, None) => disk(args, &stop)?,
     };
-    if !args.quiet {
+    if !args.quiet || args.json {
         let line = format!("{told}\n");
         super::output(std::io::Write::write_all(&mut super::stdout()?, line.as_bytes()))?;
     }
@@ -99,7 +118,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
 /// Makes an image of a disk or of some of its layers.
 fn disk(args: &Args, stop: &AtomicBool) -> Result<String> {
     if args.source_date_epoch.is_some() {
-        let message = "--source-date-epoch is about tars, and this makes a disk image";
+        let message = "--source-date-epoch is about tars and layers, and this makes a disk image";
         return Err(Error::new(Kind::Usage, message));
     }
     let disk = args.tree.open.opener().disk(&Reference::from(args.what.as_os_str()))?;
@@ -198,7 +217,7 @@ fn name_of(image: &ImageInfo, to: &Path) -> Result<OsString> {
 fn upper(
     args: &Args,
     dir: &Path,
-    lower: Option<&dyn crate::tree::FileTree>,
+    lower: Option<&dyn FileTree>,
     stop: &AtomicBool,
 ) -> Result<String> {
     if args.layer || args.above.is_some() {
@@ -206,39 +225,55 @@ fn upper(
         return Err(Error::new(Kind::Usage, message));
     }
     let shown = || args.to.display().to_string();
-    let compression = Compression::of(&args.to);
+    let compression = upper::compression_of(&args.to);
+    if compression.is_none() && args.source_date_epoch.is_some() {
+        return Err(Error::new(Kind::Usage, "--source-date-epoch is about tars"));
+    }
     let partial = Partial::begin(&args.to, args.overwrite)?;
     let path = partial.path();
-    let mut layer: Box<dyn Layer> = match compression {
-        Some(compression) => {
-            Box::new(Tar::create(&path, compression, latest(args)?).within(shown)?)
-        }
-        None if args.source_date_epoch.is_some() => {
-            return Err(Error::new(Kind::Usage, "--source-date-epoch is about tars"));
-        }
-        None => Box::new(Unpacked::create(&path).within(shown)?),
-    };
     let progress = upper::Progress::default();
+    match compression {
+        Some(compression) => {
+            let mut tar = Tar::create(&path, compression, latest(args)?).within(shown)?;
+            fill(args, dir, lower, &mut tar, &progress, stop)?;
+            tar.finish().within(shown)?;
+        }
+        None => {
+            let mut folder = Unpacked::create(&path).within(shown)?;
+            fill(args, dir, lower, &mut folder, &progress, stop)?;
+            warn(&folder.finish().within(shown)?);
+        }
+    }
+    partial.finish(args.overwrite)?;
+    let files = text::count(progress.files.load(Ordering::Relaxed), "entry", "entries");
+    let bytes = text::size(progress.bytes.load(Ordering::Relaxed));
+    Ok(format!("{}: {files}, {bytes}", args.to.display()))
+}
+
+/// Writes what the upper `dir` changes to `layer`, with a progress bar.
+fn fill(
+    args: &Args,
+    dir: &Path,
+    lower: Option<&dyn FileTree>,
+    layer: &mut dyn Layer,
+    progress: &upper::Progress,
+    stop: &AtomicBool,
+) -> Result<()> {
     let bar = Bar::new(args.quiet, None);
     std::thread::scope(|scope| {
         bar.show(scope, || {
             let files = progress.files.load(Ordering::Relaxed);
             (progress.bytes.load(Ordering::Relaxed), text::count(files, "file", "files"))
         });
-        let done = upper::write(dir, lower, &mut *layer, &progress, stop);
+        let done = upper::write(dir, lower, layer, progress, stop);
         bar.finish();
         done.within(|| dir.display().to_string())
     })?;
-    let mut losses = layer.finish().within(shown)?;
     let sockets = progress.sockets.load(Ordering::Relaxed);
     if sockets > 0 {
-        losses.push(format!("{} left out", text::count(sockets, "socket", "sockets")));
+        warn(&[format!("{} left out", text::count(sockets, "socket", "sockets"))]);
     }
-    warn(&losses);
-    partial.finish(args.overwrite)?;
-    let files = text::count(progress.files.load(Ordering::Relaxed), "entry", "entries");
-    let bytes = text::size(progress.bytes.load(Ordering::Relaxed));
-    Ok(format!("{}: {files}, {bytes}", args.to.display()))
+    Ok(())
 }
 
 /// The latest time a tar may tell: as reproducible builds say it.

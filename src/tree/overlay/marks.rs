@@ -156,4 +156,4 @@ impl Marks {
 
 /// Where an ordinary user keeps what owner, mode and type a file has: `uid:gid:mode:type`, as
 /// containers/storage does.
-pub(super) const OVERRIDE: &str = "user.containers.override_stat";
+pub(crate) const OVERRIDE: &str = "user.containers.override_stat";

@@ -49,6 +49,9 @@ use marks::Marks;
 use node::{Form, Node, Place, Table};
 use work::Work;
 
+pub(crate) use marks::OVERRIDE;
+pub(crate) use owner::Owner;
+
 /// Handles on files of the upper that are kept for a next time, at most.
 const MOST_HANDLES: u64 = 8192;
 

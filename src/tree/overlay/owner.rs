@@ -12,11 +12,11 @@ use crate::tree::{Device, FileKind};
 
 /// Who a file belongs to, who may do what, and what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Owner {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mode: u16,
-    pub(super) kind: FileKind,
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mode: u16,
+    pub(crate) kind: FileKind,
 }
 
 impl Owner {
@@ -34,7 +34,8 @@ impl Owner {
         Ok(value.and_then(|value| own.overridden(&value)).unwrap_or(own))
     }
 
-    fn overridden(self, value: &[u8]) -> Option<Self> {
+    /// What the attribute says instead; `None` if it says nothing that makes sense.
+    pub(crate) fn overridden(self, value: &[u8]) -> Option<Self> {
         let mut parts = str::from_utf8(value).ok()?.trim_end_matches('\0').split(':');
         let uid = parts.next()?.parse().ok()?;
         let gid = parts.next()?.parse().ok()?;

@@ -10,7 +10,11 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::tree::overlay::{OVERRIDE, Owner};
 use crate::tree::{Device, FileKind, Time};
+
+/// What strata keeps attributes under that an ordinary user may not set, behind overlayfs's prefix.
+const KEPT: &[u8] = b"strata.xattr.";
 
 /// Bytes of one attribute or of the list of them: the kernel's own limit.
 const MOST: usize = 64 << 10;
@@ -43,6 +47,8 @@ impl Flavour {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) stat: Stat,
+    /// Who it belongs to and what it is: the host's, or what an ordinary user could not give it.
+    owner: Owner,
     pub(super) kind: FileKind,
     /// The attributes a user sees.
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
@@ -54,8 +60,17 @@ impl Entry {
     fn new(stat: Stat, all: Vec<(Vec<u8>, Vec<u8>)>, flavour: Flavour) -> Result<Self> {
         let mut xattrs = Vec::new();
         let mut own = Vec::new();
+        let mut overridden = None;
         for (name, value) in all {
+            if flavour != Flavour::Trusted && name == OVERRIDE.as_bytes() {
+                overridden = Some(value);
+                continue;
+            }
             match flavour.own(&name) {
+                // An attribute that an ordinary user could not give it.
+                Some(inner) if flavour != Flavour::Trusted && inner.starts_with(KEPT) => {
+                    xattrs.push((inner.get(KEPT.len()..).unwrap_or_default().to_vec(), value));
+                }
                 // An attribute of the tree itself that looks like one of overlayfs.
                 Some(inner) if inner.starts_with(b"overlay.") => {
                     let prefix = name.len() - inner.len();
@@ -82,7 +97,20 @@ impl Entry {
                 return Err(Error::new(Kind::Unsupported, message));
             }
         };
-        Ok(Self { stat, kind, xattrs, own })
+        let mode = (stat.st_mode & 0o7777) as u16;
+        let host = Owner { uid: stat.st_uid, gid: stat.st_gid, mode, kind };
+        let owner = match overridden {
+            Some(value) if matches!(kind, FileKind::Regular | FileKind::Directory) => {
+                host.overridden(&value).unwrap_or(host)
+            }
+            _ => host,
+        };
+        Ok(Self { stat, owner, kind: owner.kind, xattrs, own })
+    }
+
+    /// Who it belongs to.
+    pub(super) fn owner(&self) -> (u32, u32) {
+        (self.owner.uid, self.owner.gid)
     }
 
     fn own(&self, name: &[u8]) -> Option<&[u8]> {
@@ -127,7 +155,7 @@ impl Entry {
     }
 
     pub(super) fn mode(&self) -> u16 {
-        (self.stat.st_mode & 0o7777) as u16
+        self.owner.mode
     }
 
     /// What is the same for all names of one file.

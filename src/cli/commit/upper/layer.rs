@@ -6,12 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use flate2::write::GzEncoder;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::oci::Compression;
 use crate::oci::tar::{Member, MemberKind, Writer};
+use crate::oci::write::Encoder;
 use crate::tree::Time;
 
 /// Takes the members of a layer, in order. What a folder holds comes after it.
@@ -21,68 +22,46 @@ pub(crate) trait Layer {
 
     /// Contents of the file begun last.
     fn write(&mut self, bytes: &[u8]) -> Result<()>;
-
-    /// Puts all of it on stable storage. What could not be given as it was, a line each.
-    fn finish(self: Box<Self>) -> Result<Vec<String>>;
 }
 
-/// How a tar is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compression {
-    None,
-    Gzip,
-    Zstd,
-}
-
-impl Compression {
-    /// What a name asks for; `None` if it is not that of a tar.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
-        let name = path.file_name()?.as_bytes().to_ascii_lowercase();
-        let ends = |with: &[&[u8]]| with.iter().any(|end| name.ends_with(end));
-        if ends(&[b".tar"]) {
-            Some(Self::None)
-        } else if ends(&[b".tar.gz", b".tgz"]) {
-            Some(Self::Gzip)
-        } else if ends(&[b".tar.zst", b".tar.zstd", b".tzst"]) {
-            Some(Self::Zstd)
-        } else {
-            None
-        }
+/// How a tar of that name is to be compressed; `None` if it is not the name of a tar.
+pub(crate) fn compression_of(path: &Path) -> Option<Compression> {
+    let name = path.file_name()?.as_bytes().to_ascii_lowercase();
+    let ends = |with: &[&[u8]]| with.iter().any(|end| name.ends_with(end));
+    if ends(&[b".tar"]) {
+        Some(Compression::None)
+    } else if ends(&[b".tar.gz", b".tgz"]) {
+        Some(Compression::Gzip)
+    } else if ends(&[b".tar.zst", b".tar.zstd", b".tzst"]) {
+        Some(Compression::Zstd)
+    } else {
+        None
     }
 }
 
-enum Out {
-    Plain(BufWriter<File>),
-    Gzip(GzEncoder<BufWriter<File>>),
-    Zstd(zstd::Encoder<'static, BufWriter<File>>),
-}
-
-impl Write for Out {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Out::Plain(out) => out.write(bytes),
-            Out::Gzip(out) => out.write(bytes),
-            Out::Zstd(out) => out.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Out::Plain(out) => out.flush(),
-            Out::Gzip(out) => out.flush(),
-            Out::Zstd(out) => out.flush(),
-        }
-    }
-}
-
-/// A tar file.
-pub(crate) struct Tar {
-    writer: Writer<Out>,
+/// A tar.
+pub(crate) struct Tar<W: Write> {
+    writer: Writer<W>,
     /// No time is later than this.
     latest: Option<i64>,
 }
 
-impl Tar {
+impl<W: Write> Tar<W> {
+    /// A tar that is written to `out`, in small pieces.
+    pub(crate) fn new(out: W, latest: Option<i64>) -> Self {
+        Self { writer: Writer::new(out), latest }
+    }
+
+    /// Ends the tar, and gives back what it was written to.
+    pub(crate) fn into_inner(self) -> Result<W> {
+        self.writer.finish()
+    }
+}
+
+/// A file that is a compressed tar.
+type TarFile = Tar<Encoder<BufWriter<File>>>;
+
+impl TarFile {
     pub(crate) fn create(
         path: &Path,
         compression: Compression,
@@ -90,17 +69,18 @@ impl Tar {
     ) -> Result<Self> {
         let file = File::create_new(path).map_err(Error::io)?;
         let file = BufWriter::with_capacity(256 << 10, file);
-        let out = match compression {
-            Compression::None => Out::Plain(file),
-            // Without a time or a name in it: the same files make the same tar.
-            Compression::Gzip => Out::Gzip(GzEncoder::new(file, flate2::Compression::default())),
-            Compression::Zstd => Out::Zstd(zstd::Encoder::new(file, 0).map_err(Error::io)?),
-        };
-        Ok(Self { writer: Writer::new(out), latest })
+        Ok(Self::new(Encoder::new(file, compression)?, latest))
+    }
+
+    /// Puts all of it on stable storage.
+    pub(crate) fn finish(self) -> Result<()> {
+        let file = self.into_inner()?.finish()?;
+        let file = file.into_inner().map_err(|error| Error::io(error.into_error()))?;
+        file.sync_all().map_err(Error::io)
     }
 }
 
-impl Layer for Tar {
+impl<W: Write> Layer for Tar<W> {
     fn begin(&mut self, member: &Member<'_>) -> Result<()> {
         // Layers leave out their root.
         if member.path.is_empty() {
@@ -115,17 +95,6 @@ impl Layer for Tar {
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.writer.write(bytes)
-    }
-
-    fn finish(self: Box<Self>) -> Result<Vec<String>> {
-        let file = match self.writer.finish()? {
-            Out::Plain(out) => out,
-            Out::Gzip(out) => out.finish().map_err(Error::io)?,
-            Out::Zstd(out) => out.finish().map_err(Error::io)?,
-        };
-        let file = file.into_inner().map_err(|error| Error::io(error.into_error()))?;
-        file.sync_all().map_err(Error::io)?;
-        Ok(Vec::new())
     }
 }
 
@@ -163,6 +132,28 @@ impl Unpacked {
             devices: 0,
             xattrs: 0,
         })
+    }
+
+    /// Puts all of it on stable storage. What could not be given as it was, a line each.
+    pub(crate) fn finish(mut self) -> Result<Vec<String>> {
+        self.close()?;
+        // The innermost first: what is made in a folder changes its time.
+        while let Some(folder) = self.folders.pop() {
+            self.give(&folder)?;
+        }
+        let root = File::open(&self.root).map_err(Error::io)?;
+        rustix::fs::syncfs(&root).map_err(io::Error::from).within(|| "stable storage")?;
+        let mut told = Vec::new();
+        for (count, what) in [
+            (self.owners, "owners not set: that takes root"),
+            (self.devices, "devices left out: that takes root"),
+            (self.xattrs, "attributes not taken by the destination"),
+        ] {
+            if count > 0 {
+                told.push(format!("{count} {what}"));
+            }
+        }
+        Ok(told)
     }
 
     fn path(&self, path: &[u8]) -> PathBuf {
@@ -279,26 +270,5 @@ impl Layer for Unpacked {
             *len += piece.len() as u64;
         }
         Ok(())
-    }
-
-    fn finish(mut self: Box<Self>) -> Result<Vec<String>> {
-        self.close()?;
-        // The innermost first: what is made in a folder changes its time.
-        while let Some(folder) = self.folders.pop() {
-            self.give(&folder)?;
-        }
-        let root = File::open(&self.root).map_err(Error::io)?;
-        rustix::fs::syncfs(&root).map_err(io::Error::from).within(|| "stable storage")?;
-        let mut told = Vec::new();
-        for (count, what) in [
-            (self.owners, "owners not set: that takes root"),
-            (self.devices, "devices left out: that takes root"),
-            (self.xattrs, "attributes not taken by the destination"),
-        ] {
-            if count > 0 {
-                told.push(format!("{count} {what}"));
-            }
-        }
-        Ok(told)
     }
 }

@@ -20,7 +20,7 @@ use crate::oci::tar::{Member, MemberKind, OPAQUE, WHITEOUT};
 use crate::tree::{Attr, FileKind, FileTree, NodeId, Time};
 use entry::{Entry, Flavour, Folder};
 
-pub(super) use layer::{Compression, Layer, Tar, Unpacked};
+pub(super) use layer::{Layer, Tar, Unpacked, compression_of};
 
 /// Bytes moved at once.
 const CHUNK: usize = 256 << 10;
@@ -114,10 +114,11 @@ struct Metadata {
 
 impl From<&Entry> for Metadata {
     fn from(entry: &Entry) -> Self {
+        let (uid, gid) = entry.owner();
         Self {
             mode: entry.mode(),
-            uid: entry.stat.st_uid,
-            gid: entry.stat.st_gid,
+            uid,
+            gid,
             modified: entry.modified(),
             xattrs: entry.xattrs.clone(),
         }
