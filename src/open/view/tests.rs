@@ -12,7 +12,7 @@ fn views_are_called_by_name() {
     assert_eq!(error.kind(), Kind::Usage);
     assert_eq!(
         error.to_string(),
-        "no view \"file\": there are auto, files, volumes, disk, snapshots"
+        "no view \"file\": there are auto, files, volumes, disk, snapshots, layers"
     );
 }
 
