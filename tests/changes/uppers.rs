@@ -250,6 +250,32 @@ fn an_upper_with_renamed_folders_and_files_without_contents() {
 }
 
 #[test]
+fn a_renamed_folder_that_is_not_below() {
+    require_root();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fs::create_dir_all(dir.join("other")).unwrap();
+    let other = image_of(dir, "other");
+    let upper = dir.join("upper");
+    fs::create_dir_all(upper.join("new")).unwrap();
+    let redirect = |value: &[u8]| {
+        let flags = XattrFlags::empty();
+        rustix::fs::setxattr(upper.join("new"), "trusted.overlay.redirect", value, flags).unwrap();
+    };
+    for value in [b"old".as_slice(), b"/a/b"] {
+        redirect(value);
+        let to = dir.join("never.tar");
+        let mut commit = strata();
+        commit.args(["commit", "--cow"]).arg(&upper).arg(&other).arg("--to").arg(&to);
+        let output = commit.output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("new: was renamed") && told.contains("hint: is REF"), "{told}");
+        assert!(!to.exists() && !dir.join(".never.tar.partial").exists());
+    }
+}
+
+#[test]
 fn whiteouts_as_files_and_attributes_of_an_overlay_within() {
     require_root();
     let dir = tempfile::tempdir().unwrap();

@@ -157,6 +157,11 @@ impl Walk<'_> {
         match entry.kind {
             FileKind::Directory => {
                 let below = self.below(&entry, level, &item.name)?;
+                if below.is_none() && entry.redirect().is_some() && !entry.is_opaque() {
+                    let message = "was renamed, and most of it is to be below, where it is not";
+                    return Err(Error::new(Kind::Corrupt, message)
+                        .with_hint("is REF what the upper was made over?"));
+                }
                 let inner = folder.folder(name)?;
                 self.folder(&entry, inner, below, level.whole)
             }
