@@ -33,7 +33,10 @@ fuzz_target!(|data: &[u8]| {
     for name in ["oci-layout", "index.json", "manifest.json", "a", "a/b", "a/layer.tar"] {
         if let Ok(Some(member)) = archive.get(name) {
             let mut bytes = vec![0; usize::try_from(member.len()).unwrap_or(0)];
-            assert!(member.read_at(0, &mut bytes).is_ok(), "a member that passes the archive's end");
+            assert!(
+                member.read_at(0, &mut bytes).is_ok(),
+                "a member that passes the archive's end"
+            );
         }
     }
 });
