@@ -5,6 +5,8 @@
 # Both peers lie over the kernel's own read-only mount of the ext4 that strata reads by itself. All
 # uppers are on new filesystems: ext4 searches long for an inode number where many files were removed
 # in the last minute, so whoever came after the removals would pay for them. "cold" is a fresh mount, "warm" the same again.
+# "floor" is a FUSE server that answers at once and keeps all in memory (benches/fuse_floor): no other can
+# be faster, so its ratio to the kernel's overlayfs is the best that can be had.
 
 for tool in fuse-overlayfs:fuse-overlayfs tar:tar; do
     command -v "${tool%%:*}" >/dev/null || die "${tool%%:*} is missing: apt-get install -y ${tool##*:}"
@@ -31,6 +33,11 @@ overlay() {
         fuse)
             kernel "$FIXTURES/debian.raw" "$WORK/lower"
             fuse-overlayfs -f -o "$options" "$WORK/tree" >"$WORK/log" 2>&1 &
+            SERVER[$WORK/tree]=$!
+            until_there $! mountpoint -q "$WORK/tree"
+            ;;
+        floor)
+            "$FLOOR" "$WORK/tree" >"$WORK/log" 2>&1 &
             SERVER[$WORK/tree]=$!
             until_there $! mountpoint -q "$WORK/tree"
             ;;
@@ -71,6 +78,10 @@ group_overlay() {
             [ -e "$WORK/tree/build/file-499.o" ] || die "$who: the files that were written are not there"
             [ ! -e "$WORK/tree/usr/share/copy" ] || die "$who: what was removed is still there"
         done
+        overlay floor
+        for what in small_files unpack; do
+            sample "o-$what-floor" "$(milliseconds "$what" "$WORK/tree")"
+        done
     done
     stop_all
     for peer in 'fuse 0.5 fuse-overlayfs' 'kernel 2 kernel overlayfs'; do
@@ -82,4 +93,6 @@ group_overlay() {
         row "overlay, two trees deleted: $peer" ms o-delete_tree-ours "o-delete_tree-$who" less "$target"
         row "overlay, an archive unpacked: $peer" ms o-unpack-ours "o-unpack-$who" less "$target"
     done
+    row 'floor of any FUSE server, 500 small files: kernel overlayfs' ms o-small_files-floor o-small_files-kernel less 2
+    row 'floor of any FUSE server, an archive unpacked: kernel overlayfs' ms o-unpack-floor o-unpack-kernel less 2
 }
