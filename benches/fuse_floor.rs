@@ -1,6 +1,6 @@
-//! What writing many small files through FUSE costs at the least: a tree in memory, every request
-//! answered at once and nothing kept on any disk. No server that has to keep what is written is
-//! faster, so the same load on it says how near to the kernel's own overlayfs one can come at all.
+//! What writing many small files through FUSE costs by the questions and answers alone: a tree in
+//! memory, every request answered at once and nothing kept on any disk. The same load on it says how
+//! near to the kernel's own overlayfs a server can come that does not save requests.
 //!
 //! `fuse_floor DIR` serves until DIR is unmounted.
 #![allow(clippy::print_stderr, missing_docs, reason = "a measuring program")]

@@ -5,8 +5,8 @@
 # Both peers lie over the kernel's own read-only mount of the ext4 that strata reads by itself. All
 # uppers are on new filesystems: ext4 searches long for an inode number where many files were removed
 # in the last minute, so whoever came after the removals would pay for them. "cold" is a fresh mount, "warm" the same again.
-# "floor" is a FUSE server that answers at once and keeps all in memory (benches/fuse_floor): no other can
-# be faster, so its ratio to the kernel's overlayfs is the best that can be had.
+# "floor" is a bare FUSE server that answers at once and keeps all in memory (benches/fuse_floor): its ratio
+# to the kernel's overlayfs says what the questions and answers cost alone.
 
 for tool in fuse-overlayfs:fuse-overlayfs tar:tar; do
     command -v "${tool%%:*}" >/dev/null || die "${tool%%:*} is missing: apt-get install -y ${tool##*:}"
@@ -93,6 +93,6 @@ group_overlay() {
         row "overlay, two trees deleted: $peer" ms o-delete_tree-ours "o-delete_tree-$who" less "$target"
         row "overlay, an archive unpacked: $peer" ms o-unpack-ours "o-unpack-$who" less "$target"
     done
-    row 'floor of any FUSE server, 500 small files: kernel overlayfs' ms o-small_files-floor o-small_files-kernel less 2
-    row 'floor of any FUSE server, an archive unpacked: kernel overlayfs' ms o-unpack-floor o-unpack-kernel less 2
+    row 'a bare FUSE server, 500 small files: kernel overlayfs' ms o-small_files-floor o-small_files-kernel less 2
+    row 'a bare FUSE server, an archive unpacked: kernel overlayfs' ms o-unpack-floor o-unpack-kernel less 2
 }
