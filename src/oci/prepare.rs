@@ -159,11 +159,12 @@ impl Stage<'_> {
             0 => None,
             _ => Some(side.keep(Part::Spool)?),
         };
-        let index = match kept {
-            Some((kept, key)) => {
-                let new = kept.begin()?;
-                new.file().write_all(&bytes).within(|| kept.dir().display().to_string())?;
-                Layer::open(&kept.keep(new, key, Part::Index)?)?
+        let index = match kept.map(|(kept, key)| keep_index(kept, key, &bytes)) {
+            Some(Ok(index)) => index,
+            // A full disk is no reason not to look into an image.
+            Some(Err(error)) => {
+                log::warn!("the index is not kept, and the layer is read anew next time: {error}");
+                Layer::from_bytes(bytes)?
             }
             None => Layer::from_bytes(bytes)?,
         };
@@ -183,6 +184,12 @@ impl Stage<'_> {
         let data = Arc::new(Unpacked::new(blob, side, spans, Arc::clone(self.cache))?);
         Ok(LayerPart { index, data })
     }
+}
+
+fn keep_index(kept: &LayerCache, key: &str, bytes: &[u8]) -> Result<Layer> {
+    let new = kept.begin()?;
+    new.file().write_all(bytes).within(|| kept.dir().display().to_string())?;
+    Layer::open(&kept.keep(new, key, Part::Index)?)
 }
 
 fn stopped() -> Error {
@@ -264,8 +271,10 @@ enum Scratch<'a> {
 
 impl<'a> Scratch<'a> {
     fn begin(kept: Option<(&'a LayerCache, &'a str)>) -> Result<Self> {
-        if let Some((kept, key)) = kept {
-            return Ok(Self::Cached { kept, key, new: kept.begin()? });
+        if let Some((kept, key)) = kept
+            && let Ok(new) = kept.begin()
+        {
+            return Ok(Self::Cached { kept, key, new });
         }
         let dir = std::env::temp_dir();
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;

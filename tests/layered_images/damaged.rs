@@ -84,3 +84,21 @@ fn another_diff_id_is_told_with_the_layer() {
     let hex = layer.strip_prefix("sha256:").unwrap();
     assert!(!place.kept().iter().any(|path| path.to_string_lossy().contains(hex)));
 }
+
+#[test]
+fn a_full_cache_keeps_nobody_from_looking() {
+    let place = Place::new();
+    let cache = place.path("cache");
+    let mut mount = place.tool("mount", "mount");
+    mount.args(["-t", "tmpfs", "-o", "size=4k,mode=700", "tmpfs"]).arg(&cache);
+    assert!(mount.status().unwrap().success(), "this test mounts a tmpfs: run as root");
+    fs::write(cache.join("filler"), [1; 4096]).unwrap();
+    let opened = [(), ()].map(|()| place.open(&place.at("oci:", "L:v1")).map(|(_, read)| read));
+    let kept = place.kept();
+    assert!(place.tool("umount", "mount").arg(&cache).status().unwrap().success());
+    // Nothing could be kept, so all is read each time.
+    for read in opened {
+        assert!(read.unwrap() > 0);
+    }
+    assert_eq!(kept, [cache.join("filler")]);
+}
