@@ -6,7 +6,8 @@
 # uppers are on new filesystems: ext4 searches long for an inode number where many files were removed
 # in the last minute, so whoever came after the removals would pay for them. "cold" is a fresh mount, "warm" the same again.
 # "floor" is a bare FUSE server that answers at once and keeps all in memory (benches/fuse_floor): its ratio
-# to the kernel's overlayfs says what the questions and answers cost alone.
+# to the kernel's overlayfs says what the questions and answers cost alone. "above" is the kernel's overlayfs over
+# strata's read-only view, with the same upper: what root can do where changes have to be as fast as the kernel makes them.
 
 for tool in fuse-overlayfs:fuse-overlayfs tar:tar; do
     command -v "${tool%%:*}" >/dev/null || die "${tool%%:*} is missing: apt-get install -y ${tool##*:}"
@@ -41,6 +42,11 @@ overlay() {
             SERVER[$WORK/tree]=$!
             until_there $! mountpoint -q "$WORK/tree"
             ;;
+        above)
+            strata files "$FIXTURES/debian.qcow2" "$WORK/view"
+            mount -t overlay overlay -o "${options/"$WORK/lower"/"$WORK/view"}" "$WORK/tree"
+            SERVER[$WORK/tree]=kernel
+            ;;
         kernel)
             kernel "$FIXTURES/debian.raw" "$WORK/lower"
             mount -t overlay overlay -o "$options" "$WORK/tree"
@@ -60,13 +66,13 @@ delete_tree() { rm -rf "$1/usr/share/copy" "$1/usr/share/zoneinfo"; }
 unpack() { tar -C "$1/build" -xf "$WORK/some.tar"; }
 
 group_overlay() {
-    local round who what peer target
+    local round who us what peer target
     warm "$FIXTURES/debian.raw" "$FIXTURES/debian.qcow2"
     kernel "$FIXTURES/debian.raw" "$WORK/lower"
     tar -C "$WORK/lower/usr" -cf "$WORK/some.tar" share/perl lib/python3 share/doc 2>/dev/null ||
         tar -C "$WORK/lower/usr" -cf "$WORK/some.tar" share/doc share/zoneinfo
     for ((round = 0; round < rounds; round++)); do
-        for who in fuse ours kernel; do
+        for who in fuse ours above kernel; do
             overlay "$who"
             sample "o-cold-$who" "$(milliseconds tar_all "$WORK/tree")"
             sample "o-warm-$who" "$(milliseconds tar_all "$WORK/tree")"
@@ -84,14 +90,17 @@ group_overlay() {
         done
     done
     stop_all
-    for peer in 'fuse 0.5 fuse-overlayfs' 'kernel 2 kernel overlayfs'; do
-        read -r who target peer <<<"$peer"
-        row "overlay, tar of everything, cold: $peer" ms o-cold-ours "o-cold-$who" less "$target"
-        row "overlay, tar of everything, warm: $peer" ms o-warm-ours "o-warm-$who" less "$target"
-        row "overlay, 500 small files written: $peer" ms o-small_files-ours "o-small_files-$who" less "$target"
-        row "overlay, /usr/share/doc copied: $peer" ms o-copy_tree-ours "o-copy_tree-$who" less "$target"
-        row "overlay, two trees deleted: $peer" ms o-delete_tree-ours "o-delete_tree-$who" less "$target"
-        row "overlay, an archive unpacked: $peer" ms o-unpack-ours "o-unpack-$who" less "$target"
+    for what in 'ours overlay' 'above kernel overlayfs over strata'; do
+        read -r us what <<<"$what"
+        for peer in 'fuse 0.5 fuse-overlayfs' 'kernel 2 kernel overlayfs'; do
+            read -r who target peer <<<"$peer"
+            row "$what, tar of everything, cold: $peer" ms "o-cold-$us" "o-cold-$who" less "$target"
+            row "$what, tar of everything, warm: $peer" ms "o-warm-$us" "o-warm-$who" less "$target"
+            row "$what, 500 small files written: $peer" ms "o-small_files-$us" "o-small_files-$who" less "$target"
+            row "$what, /usr/share/doc copied: $peer" ms "o-copy_tree-$us" "o-copy_tree-$who" less "$target"
+            row "$what, two trees deleted: $peer" ms "o-delete_tree-$us" "o-delete_tree-$who" less "$target"
+            row "$what, an archive unpacked: $peer" ms "o-unpack-$us" "o-unpack-$who" less "$target"
+        done
     done
     row 'a bare FUSE server, 500 small files: kernel overlayfs' ms o-small_files-floor o-small_files-kernel less 2
     row 'a bare FUSE server, an archive unpacked: kernel overlayfs' ms o-unpack-floor o-unpack-kernel less 2
