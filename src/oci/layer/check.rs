@@ -34,7 +34,7 @@ fn check_name(name: &[u8]) -> Result<(), Cause> {
     if name.len() > MOST_NAME {
         return Err(Cause::NameLength(name.len()));
     }
-    if name.contains(&0) {
+    if memchr::memchr(0, name).is_some() {
         return Err(Cause::ZeroByte);
     }
     Ok(())
@@ -45,11 +45,14 @@ fn check_path(path: &[u8]) -> Result<(), Cause> {
     if path.is_empty() {
         return Ok(());
     }
-    for name in path.split(|&byte| byte == b'/') {
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'/', path).chain([path.len()]) {
+        let name = path.get(start..end).unwrap_or_default();
         if matches!(name, b"" | b"." | b"..") {
             return Err(Cause::Path);
         }
         check_name(name)?;
+        start = end + 1;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Reading the list of entries of an index, from its start to its end.
 
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 
 use super::build::Before;
 use super::cause::Cause;
@@ -228,6 +228,14 @@ impl<'a> Entries<'a> {
     }
 
     fn number(&mut self) -> Result<u64, Cause> {
+        // Most are of one byte, which mostly is at hand.
+        if let Some(&byte) = self.input.buffer().first()
+            && byte & 0x80 == 0
+        {
+            self.plain_left = self.plain_left.checked_sub(1).ok_or(Cause::List)?;
+            self.input.consume(1);
+            return Ok(byte.into());
+        }
         let mut value: u64 = 0;
         for shift in (0..u64::BITS).step_by(7) {
             let [byte] = self.array()?;

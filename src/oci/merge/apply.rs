@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::cause::Cause;
 use super::files::{Body, Node, Xattrs};
 use super::links::Waiting;
-use super::names::{NONE, Names};
+use super::names::{Key, NONE, Names};
 use super::way::Way;
 use super::whiteouts::is_whiteout;
 use super::{LayerNumbers, LayerPart};
@@ -100,7 +100,7 @@ impl<'a> Applying<'a> {
         let mut below = below.into_iter();
         let mut entries = index.entries()?;
         while let Some(entry) = entries.next()? {
-            if self.merging && is_whiteout(&entry.path) {
+            if hides && is_whiteout(&entry.path) {
                 continue;
             }
             let is_link = matches!(entry.kind, EntryKind::HardLink(_));
@@ -135,8 +135,13 @@ impl<'a> Applying<'a> {
 
     /// What has `name` in `folder`, or [`NONE`].
     pub(super) fn child(&self, folder: u32, name: &[u8]) -> u32 {
-        let slot = self.names.find(folder, name).and_then(|slot| self.names.slot(slot));
-        slot.map_or(NONE, |slot| slot.node)
+        let slot = self.names.find(self.names.key(folder, name));
+        self.holder(slot)
+    }
+
+    /// What has the name of a slot, or [`NONE`].
+    fn holder(&self, slot: Option<u32>) -> u32 {
+        slot.and_then(|slot| self.names.slot(slot)).map_or(NONE, |slot| slot.node)
     }
 
     pub(super) fn body(&self, node: u32) -> Body {
@@ -206,19 +211,19 @@ impl<'a> Applying<'a> {
         if let Some(numbers) = self.numbers.last_mut() {
             numbers.bytes = numbers.bytes.saturating_add(stored(&node.body, &self.runs));
         }
-        let there = self.child(folder, name);
+        let key = self.names.key(folder, name);
+        let slot = self.names.find(key);
+        let there = self.holder(slot);
         let is_folder = |body| matches!(body, Body::Folder { .. });
         if is_folder(body) && there != NONE && is_folder(self.body(there)) {
             self.replace_attributes(there, node);
-            if let Some(slot) = self.names.find(folder, name)
-                && let Some(slot) = self.names.slot_mut(slot)
-            {
+            if let Some(slot) = slot.and_then(|slot| self.names.slot_mut(slot)) {
                 slot.layer = self.layer;
             }
             return Ok(());
         }
         let node = self.add_node(node)?;
-        Ok(self.put(folder, name, node)?)
+        Ok(self.put_in(slot, key, node)?)
     }
 
     pub(super) fn node(&mut self, entry: &Entry, body: Body) -> Node {
@@ -270,20 +275,26 @@ impl<'a> Applying<'a> {
 
     /// Gives `name` in `folder` to `node`, and takes it from what has it.
     pub(super) fn put(&mut self, folder: u32, name: &[u8], node: u32) -> Result<(), Cause> {
-        let slot = match self.names.find(folder, name) {
+        let key = self.names.key(folder, name);
+        self.put_in(self.names.find(key), key, node)
+    }
+
+    /// The same for a name that was found to have that slot, or none.
+    fn put_in(&mut self, slot: Option<u32>, key: Key<'_>, node: u32) -> Result<(), Cause> {
+        let slot = match slot {
             Some(slot) => slot,
             None => {
-                let Body::Folder { first, count } = self.body(folder) else {
+                let Body::Folder { first, count } = self.body(key.folder) else {
                     return Err(Cause::Root);
                 };
-                let slot = self.names.add(folder, name, first)?;
-                if let Some(folder) = self.nodes.get_mut(folder as usize) {
+                let slot = self.names.add(key, first)?;
+                if let Some(folder) = self.nodes.get_mut(key.folder as usize) {
                     folder.body = Body::Folder { first: slot, count };
                 }
                 slot
             }
         };
-        let before = self.names.slot(slot).map_or(NONE, |slot| slot.node);
+        let before = self.holder(Some(slot));
         if before != node {
             // First, so that a link to something in the folder that it replaces keeps it.
             if let Some(node) = self.nodes.get_mut(node as usize)
@@ -291,7 +302,9 @@ impl<'a> Applying<'a> {
             {
                 node.links = node.links.saturating_add(1);
             }
-            self.hide(slot)?;
+            if before != NONE {
+                self.hide(slot)?;
+            }
         }
         if let Some(slot) = self.names.slot_mut(slot) {
             slot.node = node;
@@ -314,7 +327,7 @@ pub(super) fn stored(body: &Body, runs: &[Run]) -> u64 {
 
 /// The folder that a path in its plain form lies in, and its name there.
 pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
+    match memchr::memrchr(b'/', path) {
         Some(slash) => {
             let (parent, name) = path.split_at(slash);
             (parent, name.get(1..).unwrap_or_default())

@@ -3,6 +3,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use hashbrown::HashTable;
+
 use super::cause::Cause;
 
 /// Bytes of names and of symbolic links' targets at most: places among them are 32 bits.
@@ -76,20 +78,25 @@ pub(super) struct Slot {
 pub(super) struct Names {
     pub(super) text: Text,
     pub(super) slots: Vec<Slot>,
-    /// Numbers of slots by the hash of folder and name: the next free place after where it should
-    /// be. A power of two of them, at most three quarters taken.
-    table: Vec<u32>,
+    table: HashTable<u32>,
     hasher: RandomState,
+}
+
+/// A name in a folder with its hash, which is made once for all that is done with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key<'a> {
+    pub(super) folder: u32,
+    pub(super) name: &'a [u8],
+    hash: u64,
 }
 
 impl Names {
     /// Room for about `count` names.
     pub(super) fn new(count: usize) -> Self {
-        let places = (count + count / 3 + 16).next_power_of_two();
         Self {
             text: Text::default(),
             slots: Vec::with_capacity(count),
-            table: vec![NONE; places],
+            table: HashTable::with_capacity(count),
             hasher: RandomState::new(),
         }
     }
@@ -102,59 +109,40 @@ impl Names {
         self.slots.get_mut(slot as usize)
     }
 
-    /// The slot of `name` in `folder`, whether anything has the name or not.
-    pub(super) fn find(&self, folder: u32, name: &[u8]) -> Option<u32> {
-        let mut place = self.hash(folder, name);
-        loop {
-            let slot = *self.table.get(place)?;
-            let found = self.slot(slot)?;
-            if found.folder == folder && self.text.get(found.text) == name {
-                return Some(slot);
-            }
-            place = (place + 1) & (self.table.len() - 1);
-        }
+    pub(super) fn key<'a>(&self, folder: u32, name: &'a [u8]) -> Key<'a> {
+        Key { folder, name, hash: hash(&self.hasher, folder, name) }
     }
 
-    /// A slot for `name`, which `folder` has none for; `next` is the folder's last one before.
-    pub(super) fn add(&mut self, folder: u32, name: &[u8], next: u32) -> Result<u32, Cause> {
-        let text = self.text.add(name)?;
+    /// The slot of a name, whether anything has the name or not.
+    pub(super) fn find(&self, key: Key<'_>) -> Option<u32> {
+        let is_it = |&slot: &u32| {
+            self.slot(slot).is_some_and(|slot| {
+                slot.folder == key.folder && self.text.get(slot.text) == key.name
+            })
+        };
+        self.table.find(key.hash, is_it).copied()
+    }
+
+    /// A slot for a name that has none; `next` is the folder's last one before.
+    pub(super) fn add(&mut self, key: Key<'_>, next: u32) -> Result<u32, Cause> {
+        let text = self.text.add(key.name)?;
         let number = self.slots.len() as u32;
-        self.slots.push(Slot { text, folder, node: NONE, next, layer: 0 });
-        if self.slots.len() > self.table.len() / 4 * 3 {
-            self.grow();
-        } else {
-            self.enter(number);
-        }
+        self.slots.push(Slot { text, folder: key.folder, node: NONE, next, layer: 0 });
+        let Self { text, slots, table, hasher } = self;
+        let rehash = |&slot: &u32| {
+            let slot = slots.get(slot as usize);
+            slot.map_or(0, |slot| hash(hasher, slot.folder, text.get(slot.text)))
+        };
+        table.insert_unique(key.hash, number, rehash);
         Ok(number)
     }
 
     pub(super) fn into_parts(self) -> (Text, Vec<Slot>) {
         (self.text, self.slots)
     }
+}
 
-    fn grow(&mut self) {
-        let places = self.table.len() * 2;
-        self.table = Vec::new();
-        self.table = vec![NONE; places];
-        for number in 0..self.slots.len() as u32 {
-            self.enter(number);
-        }
-    }
-
-    fn enter(&mut self, number: u32) {
-        let Some(slot) = self.slot(number) else { return };
-        let mut place = self.hash(slot.folder, self.text.get(slot.text));
-        while let Some(taken) = self.table.get_mut(place) {
-            if *taken == NONE {
-                *taken = number;
-                return;
-            }
-            place = (place + 1) & (self.table.len() - 1);
-        }
-    }
-
-    fn hash(&self, folder: u32, name: &[u8]) -> usize {
-        // The names are the image's: a hash that it can foresee would let it make all collide.
-        self.hasher.hash_one((folder, name)) as usize & (self.table.len() - 1)
-    }
+/// The names are the image's: a hash that it can foresee would let it make all collide.
+fn hash(hasher: &RandomState, folder: u32, name: &[u8]) -> u64 {
+    hasher.hash_one((folder, name))
 }

@@ -29,7 +29,11 @@ impl Way {
 
     /// Keeps what is also on the way to `path`: that folder, and where the rest of the path begins.
     fn common(&mut self, path: &[u8]) -> (u32, usize) {
-        let shared = self.path.iter().zip(path).take_while(|(one, other)| one == other).count();
+        // Mostly all of it.
+        let shared = match path.starts_with(&self.path) {
+            true => self.path.len(),
+            false => self.path.iter().zip(path).take_while(|(one, other)| one == other).count(),
+        };
         let is_on_way = |end: usize| end <= shared && matches!(path.get(end), None | Some(b'/'));
         while self.folders.last().is_some_and(|&(end, _)| !is_on_way(end)) {
             self.folders.pop();
@@ -84,8 +88,8 @@ impl Applying<'_> {
             let rest = path.get(at..).unwrap_or_default();
             let start = at + usize::from(rest.first() == Some(&b'/'));
             let rest = path.get(start..).unwrap_or_default();
-            let name = rest.split(|&byte| byte == b'/').next().unwrap_or_default();
-            let end = start + name.len();
+            let end = start + memchr::memchr(b'/', rest).unwrap_or(rest.len());
+            let name = path.get(start..end).unwrap_or_default();
             let node = match self.child(folder, name) {
                 NONE if make => self.make_up(folder, name)?,
                 NONE => return Ok(Literal::Nothing),

@@ -27,7 +27,7 @@ impl Applying<'_> {
             };
             match what {
                 Whiteout::Name(name) => {
-                    if let Some(slot) = self.names.find(folder, name) {
+                    if let Some(slot) = self.names.find(self.names.key(folder, name)) {
                         self.hide(slot)?;
                     }
                 }
@@ -47,7 +47,9 @@ impl Applying<'_> {
         let Some((parent, what)) = whiteout(path)? else { return Ok(()) };
         let Some(folder) = self.folder_if_there(parent)? else { return Ok(()) };
         let slots = match what {
-            Whiteout::Name(name) => self.names.find(folder, name).into_iter().collect(),
+            Whiteout::Name(name) => {
+                self.names.find(self.names.key(folder, name)).into_iter().collect()
+            }
             Whiteout::All => self.slots_of(folder)?,
         };
         // Folders before what is in them, each with the one it is in.
@@ -158,5 +160,6 @@ fn whiteout(path: &[u8]) -> Result<Option<(&[u8], Whiteout<'_>)>, Cause> {
 
 /// Whether a whiteout's name is in `path`: neither it nor what lies below is ever shown.
 pub(super) fn is_whiteout(path: &[u8]) -> bool {
-    path.split(|&byte| byte == b'/').any(|name| name.starts_with(WHITEOUT))
+    let is_start = |at: usize| at == 0 || path.get(at - 1) == Some(&b'/');
+    memchr::memmem::find_iter(path, WHITEOUT).any(is_start)
 }
