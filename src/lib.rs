@@ -9,8 +9,8 @@
 //! - [`fs`]: guest filesystems, each turning a source into a tree. [`tree`]: the trait they keep,
 //!   and what combines trees.
 //! - [`volume`]: what lies on a disk, as windows of it.
-//! - [`image`]: disk image formats, each turning a source into a layer. [`chain`]: layers made into
-//!   one disk.
+//! - [`image`]: disk image formats, each turning a source into a layer. [`store`]: snapshots of disks,
+//!   each of them a layer, too. [`chain`]: layers made into one disk.
 //! - [`block`]: random access to bytes. [`wire`]: checked reading of on-disk structures. [`mod@error`].
 //!
 //! Everything is positional, takes `&self`, and may be used from any thread at once:
@@ -51,6 +51,7 @@ pub mod mount;
 pub mod oci;
 pub mod open;
 pub mod policy;
+pub mod store;
 pub mod tree;
 pub mod volume;
 pub mod wire;

@@ -84,6 +84,12 @@ pub trait BlockSink: BlockSource {
     fn flush(&self) -> Result<()>;
 }
 
+/// Whether all of `bytes` are zeros.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<16>();
+    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|&byte| byte == 0)
+}
+
 /// A run of data or of zeros that take no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {

@@ -79,6 +79,8 @@ struct Report<'a> {
     virtual_size: u64,
     allocated: u64,
     chain: &'a [ImageInfo],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored: Option<&'a crate::store::Snapshot>,
     snapshots: Vec<Snapshot<'a>>,
     partition_table: Option<PartitionTable<'a>>,
     volumes: Vec<OnVolume<'a>>,
@@ -113,7 +115,11 @@ impl<'a> Report<'a> {
     fn new(reference: &'a OsString, disk: &'a Disk, survey: &'a Survey) -> Self {
         Self {
             reference: reference.to_string_lossy(),
-            format: disk.chain.first().map(|top| top.format.to_string()).unwrap_or_default(),
+            format: match disk.chain.first() {
+                Some(top) => top.format.to_string(),
+                None => "snapshot".to_owned(),
+            },
+            stored: disk.stored.as_ref().map(|stored| &stored.snapshot),
             virtual_size: disk.source.len(),
             allocated: disk.chain.iter().map(|image| image.allocated).sum(),
             chain: &disk.chain,
@@ -171,13 +177,18 @@ fn tell(reference: &OsString, disk: &Disk, survey: &Survey, zone: &TimeZone) -> 
     if let Some(top) = disk.chain.first() {
         facts.push(("format", format(top)));
     }
+    if let Some(stored) = &disk.stored {
+        facts.extend(super::snapshot::facts(stored, zone));
+    }
     facts.push(("size", format!("{} ({} bytes)", text::size(size), text::number(size))));
     let allocated: u64 = disk.chain.iter().map(|image| image.allocated).sum();
     let images = match disk.chain.len() {
         0 | 1 => String::new(),
         many => format!(", {many} images"),
     };
-    facts.push(("on the host", text::size(allocated) + &images));
+    if !disk.chain.is_empty() {
+        facts.push(("on the host", text::size(allocated) + &images));
+    }
     if let Some(table) = &survey.table {
         facts.push(("partitions", partitions(table)));
     }

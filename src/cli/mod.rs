@@ -16,6 +16,8 @@ pub mod ls;
 mod man;
 mod mount;
 pub mod restore;
+mod snapshot;
+mod store;
 mod text;
 mod unmount;
 
@@ -47,7 +49,8 @@ use bar::Bar;
 /// Mount any disk image, snapshot chain or container image, look into it, and restore files from it.
 ///
 /// REF names what to open: a disk image or block device (disk.qcow2, /dev/vdb), an internal
-/// snapshot of an image (disk.qcow2::before-upgrade), or a container image (oci:DIR:TAG,
+/// snapshot of an image (disk.qcow2::before-upgrade), a snapshot of a store (STORE::web01,
+/// STORE::web01@2026-11-22, STORE::1f3a9c), or a container image (oci:DIR:TAG,
 /// oci-archive:FILE, docker-archive:FILE, docker://HOST/NAME:TAG, rootfs.tar.gz). Images are only ever read: changes, where they
 /// are wanted, go beside them (--cow).
 #[derive(Debug, Parser)]
@@ -128,6 +131,13 @@ enum Command {
     ///
     /// QEMU's own options come last, after --.
     Boot(boot::Args),
+    /// Make snapshots of disks in a store, list and remove them
+    ///
+    /// The first snapshot of a series is full, later ones hold only what changed. Each reads as a whole disk by
+    /// itself, as STORE::SERIES, and any one can be removed without harm to the others.
+    Snapshot(snapshot::Args),
+    /// Make a store for snapshots, look for damage in it, repair it
+    Store(store::Args),
     /// Tell what is kept of container images, or remove it
     Cache(cache::Args),
     /// Print a shell's completion script
@@ -381,6 +391,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Commit(args) => commit::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Boot(args) => boot::run(args).map(|()| Outcome::Done),
+        Command::Snapshot(args) => snapshot::run(args),
+        Command::Store(args) => store::run(args),
         Command::Cache(args) => cache::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),

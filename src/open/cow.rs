@@ -230,10 +230,16 @@ pub(crate) fn belongs(
     };
     let (name, snapshot) = parse_backing(&parent.name);
     let folder = std::path::absolute(path).within(named)?;
-    // What may not be opened is not what the person named.
-    let below = gate.open(name, folder.parent().unwrap_or(Path::new("/")));
-    let identity = FileSource::open(&reference.path)?.identity();
-    let same = below.is_ok_and(|below| below.source.identity() == identity);
+    let folder = folder.parent().unwrap_or(Path::new("/"));
+    let same = if reference.is_stored() {
+        let below = folder.join(name).canonicalize();
+        below.is_ok_and(|below| reference.path.canonicalize().is_ok_and(|path| path == below))
+    } else {
+        // What may not be opened is not what the person named.
+        let below = gate.open(name, folder);
+        let identity = FileSource::open(&reference.path)?.identity();
+        below.is_ok_and(|below| below.source.identity() == identity)
+    };
     let wanted = reference.snapshot.as_deref().map(|name| snapshot_id(disk, name));
     if same && snapshot == wanted {
         return Ok(());

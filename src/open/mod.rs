@@ -7,6 +7,7 @@ mod fstab;
 pub mod layered;
 mod names;
 mod reference;
+pub mod stored;
 pub mod survey;
 mod system;
 pub mod view;
@@ -47,6 +48,8 @@ pub struct Disk {
     pub chain: Vec<ImageInfo>,
     /// The internal snapshots of the top image.
     pub snapshots: Vec<SnapshotInfo>,
+    /// What a store says of it, if it lies in one: `chain` has no image for it then.
+    pub stored: Option<stored::Stored>,
     /// What an operator should know, one line each.
     pub warnings: Vec<String>,
 }
@@ -96,6 +99,9 @@ impl Opener {
 
     fn stack(&self, delta: Option<&Path>, reference: &Reference) -> Result<Disk> {
         let path = &reference.path;
+        if reference.is_stored() {
+            return self.stored_disk(delta, reference);
+        }
         let source = FileSource::open(path)?;
         let named = || path.display().to_string();
         let format = match self.format {
@@ -107,20 +113,9 @@ impl Opener {
         }
         let folder = std::path::absolute(path).within(named)?;
         let folder = folder.parent().unwrap_or(Path::new("/")).to_owned();
-        let mut assembly = Assembly {
-            opener: self,
-            gate: Gate::new(&self.policy, &source)?,
-            layers: Vec::new(),
-            identities: Vec::new(),
-            chain: Vec::new(),
-            snapshots: Vec::new(),
-            warnings: Vec::new(),
-        };
+        let mut assembly = Assembly::new(self, &source)?;
         if let Some(delta) = delta {
-            let source = FileSource::open(delta)?;
-            assembly.identities.push(source.identity());
-            let folder = delta.parent().unwrap_or(Path::new("/"));
-            assembly.add_qcow2(source, folder, None)?;
+            assembly.add_delta(FileSource::open(delta)?)?;
         }
         let snapshot = reference.snapshot.clone();
         let mut next = Some(Opened { source, format, folder, snapshot });
@@ -130,7 +125,7 @@ impl Opener {
         let Assembly { layers, chain, snapshots, warnings, .. } = assembly;
         let source = Arc::new(Chain::new(layers, Arc::clone(&self.cache))?);
         let layers = Some(Arc::clone(&source));
-        Ok(Disk { source, layers, chain, snapshots, warnings })
+        Ok(Disk { source, layers, chain, snapshots, stored: None, warnings })
     }
 
     /// A raw image by itself is its own disk: the kernel may then read it without us.
@@ -143,7 +138,14 @@ impl Opener {
         }
         let chain = vec![raw_info(&source)?];
         let warnings = written_to(&source).into_iter().collect();
-        Ok(Disk { source: Arc::new(source), layers: None, chain, snapshots: Vec::new(), warnings })
+        Ok(Disk {
+            source: Arc::new(source),
+            layers: None,
+            chain,
+            snapshots: Vec::new(),
+            stored: None,
+            warnings,
+        })
     }
 }
 
@@ -170,7 +172,28 @@ fn raw_info(source: &FileSource) -> Result<ImageInfo> {
     })
 }
 
-impl Assembly<'_> {
+impl<'a> Assembly<'a> {
+    /// A chain of nothing yet. `top` is what policy goes by: what it names has to lie near it.
+    fn new(opener: &'a Opener, top: &FileSource) -> Result<Self> {
+        Ok(Self {
+            opener,
+            gate: Gate::new(&opener.policy, top)?,
+            layers: Vec::new(),
+            identities: Vec::new(),
+            chain: Vec::new(),
+            snapshots: Vec::new(),
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Adds a delta, whose parent is known.
+    fn add_delta(&mut self, delta: FileSource) -> Result<()> {
+        self.identities.push(delta.identity());
+        let folder = delta.path().parent().unwrap_or(Path::new("/")).to_owned();
+        self.add_qcow2(delta, &folder, None)?;
+        Ok(())
+    }
+
     /// Adds `opened` as the lowest layer so far and opens the one below it, if there is one.
     fn add(&mut self, opened: Opened) -> Result<Option<Opened>> {
         let Opened { source, format, folder, snapshot } = opened;

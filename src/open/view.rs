@@ -127,6 +127,7 @@ pub fn view(
     view: View,
     cow: Option<(&Cow, Purpose)>,
 ) -> Result<Shown> {
+    let reference = &*opener.pinned(reference)?;
     let mut disk = opener.disk(reference)?;
     let mut view = view;
     let (mut sink, mut delta): (Option<Arc<dyn BlockSink>>, _) = (None, None);

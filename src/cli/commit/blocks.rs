@@ -10,7 +10,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use crate::block::{BlockSink, BlockSource};
+use crate::block::{BlockSink, BlockSource, is_zero};
 use crate::chain::{Chain, Held};
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -211,9 +211,4 @@ fn write(piece: &Piece, hide_below: bool, sink: &dyn BlockSink, progress: &Progr
         at += len as u64;
     }
     Ok(())
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<16>();
-    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|&byte| byte == 0)
 }

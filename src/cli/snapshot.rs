@@ -1,0 +1,307 @@
+//! `strata snapshot`: snapshots of disks in a store.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::bar::Bar;
+use super::store::{write_facts, write_json, write_rows};
+use super::{OpenArgs, Outcome, output, stdout, text, warn};
+use crate::block::Cache;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::open::Reference;
+use crate::open::stored::{self, Stored};
+use crate::store::{NewDisk, NewSnapshot, Progress, Snapshot, Store, check_name};
+
+/// Digits of an id that are shown: enough to tell snapshots apart, and to be typed.
+const DIGITS: usize = 12;
+
+/// Options of `strata snapshot`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: strata snapshot create /srv/snapshots web01 disk.qcow2")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make a snapshot of a disk, or of several at once
+    ///
+    /// Each disk is anything strata opens as one. It must not be written meanwhile: a running machine is to be
+    /// frozen, or a snapshot of its disk taken first. The snapshot exists once this ends, or not at all.
+    Create(Box<Create>),
+    /// List snapshots, the oldest first
+    List {
+        /// The store
+        #[arg(value_name = "STORE")]
+        dir: PathBuf,
+
+        /// Only those of this series
+        series: Option<String>,
+
+        /// One JSON object a line (docs/json.md)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell all there is to tell of a snapshot
+    Show {
+        /// The snapshot: STORE::SERIES, STORE::SERIES@TIME or STORE::ID
+        #[arg(value_name = "SNAPSHOT")]
+        reference: OsString,
+
+        /// One JSON object (docs/json.md)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove snapshots
+    ///
+    /// Others are not harmed, whichever they were made from. What no snapshot needs any more still takes its room.
+    Remove {
+        /// The snapshots: STORE::ID, or STORE::SERIES@TIME
+        #[arg(value_name = "SNAPSHOT", required = true)]
+        references: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Create {
+    /// The store
+    #[arg(value_name = "STORE")]
+    dir: PathBuf,
+
+    /// Which series it belongs to, such as the name of the machine
+    series: String,
+
+    /// The disk; several may be given, as NAME=REF, and are one snapshot
+    #[arg(value_name = "REF", required = true)]
+    disks: Vec<OsString>,
+
+    /// Give it a tag
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+
+    /// Of when it is [default: now]
+    #[arg(long, value_name = "TIME")]
+    time: Option<Timestamp>,
+
+    /// Compare with this snapshot instead of the newest of the series
+    #[arg(long, value_name = "ID")]
+    parent: Option<String>,
+
+    /// Print the new snapshot as one JSON object (docs/json.md)
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+pub(super) fn run(args: &Args) -> Result<Outcome> {
+    match &args.command {
+        Command::Create(args) => create(args),
+        Command::List { dir, series, json } => list(dir, series.as_deref(), *json),
+        Command::Show { reference, json } => show(reference, *json),
+        Command::Remove { references } => remove(references),
+    }
+}
+
+fn create(args: &Create) -> Result<Outcome> {
+    check_name("series", &args.series)?;
+    args.tags.iter().try_for_each(|tag| check_name("tag", tag))?;
+    let opener = args.open.opener();
+    let store = stored::store(&args.dir, &opener.cache)?;
+    let parent = match &args.parent {
+        Some(parent) => Some(store.select_any(parent).within(|| store.name())?),
+        None => newest(&store, &args.series)?,
+    };
+    let mut disks: Vec<NewDisk> = Vec::new();
+    for text in &args.disks {
+        let (name, reference) = named_disk(text, args.disks.len() == 1);
+        check_name("disk", &name)?;
+        if disks.iter().any(|disk| disk.name == name) {
+            let error = Error::new(Kind::Usage, format!("two disks are called \"{name}\""));
+            return Err(error.with_hint("give each a name: NAME=REF"));
+        }
+        let disk = opener.disk(&reference)?;
+        warn(&disk.warnings);
+        disks.push(NewDisk { name, source: disk.source });
+    }
+    let new = NewSnapshot {
+        series: args.series.clone(),
+        time: args.time.unwrap_or_else(Timestamp::now),
+        tags: args.tags.clone(),
+        parent,
+        source: args.disks.iter().map(|disk| disk.to_string_lossy()).collect::<Vec<_>>().join(" "),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        disks,
+    };
+    let snapshot = watched(&store, new)?;
+    if args.json {
+        write_json(&snapshot)?;
+        return Ok(Outcome::Done);
+    }
+    let stored: u64 = snapshot.record.disks.iter().map(|disk| disk.new_bytes).sum();
+    let size: u64 = snapshot.record.disks.iter().map(|disk| disk.size).sum();
+    let mut out = stdout()?;
+    let told =
+        format!("{} of {}, {} stored", short(&snapshot), text::size(size), text::size(stored));
+    output(writeln!(out, "{told}").and_then(|()| out.flush()))?;
+    Ok(Outcome::Done)
+}
+
+/// Makes the snapshot, with a progress bar.
+fn watched(store: &Store, new: NewSnapshot) -> Result<Snapshot> {
+    let progress = Progress::default();
+    let total = new.disks.iter().map(|disk| disk.source.len()).sum();
+    let bar = Bar::new(!io::stderr().is_terminal(), Some(total));
+    std::thread::scope(|scope| {
+        bar.show(scope, || (progress.done.load(Ordering::Relaxed), String::new()));
+        let made = store.create(new, &progress);
+        bar.finish();
+        made
+    })
+}
+
+/// A disk on the command line: `NAME=REF`, or a reference that gives the name. A file of the whole text wins.
+fn named_disk(text: &OsStr, alone: bool) -> (String, Reference) {
+    let whole = Reference::from(text);
+    let bytes = text.as_bytes();
+    if !whole.path.exists()
+        && let Some(at) = bytes.iter().position(|&byte| byte == b'=')
+        && let Ok(name) = std::str::from_utf8(&bytes[..at])
+        && check_name("disk", name).is_ok()
+    {
+        return (name.to_owned(), Reference::from(OsStr::from_bytes(&bytes[at + 1..])));
+    }
+    let stem = whole.path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let name = if alone { "disk".to_owned() } else { stem.unwrap_or_default() };
+    (name, whole)
+}
+
+fn newest(store: &Store, series: &str) -> Result<Option<Snapshot>> {
+    let snapshots = store.snapshots()?;
+    Ok(snapshots.into_iter().rev().find(|snapshot| snapshot.record.series == series))
+}
+
+fn short(snapshot: &Snapshot) -> String {
+    snapshot.id.to_string().chars().take(DIGITS).collect()
+}
+
+pub(super) fn local(time: Timestamp, zone: &TimeZone) -> String {
+    time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+fn list(dir: &Path, series: Option<&str>, json: bool) -> Result<Outcome> {
+    let store = stored::store(dir, &Cache::new(0))?;
+    let mut snapshots = store.snapshots()?;
+    snapshots.retain(|snapshot| series.is_none_or(|series| snapshot.record.series == series));
+    if json {
+        let mut out = stdout()?;
+        for snapshot in &snapshots {
+            let line = serde_json::to_string(snapshot)
+                .map_err(|error| Error::caused_by(Kind::Io, error))?;
+            output(writeln!(out, "{line}"))?;
+        }
+        output(out.flush())?;
+        return Ok(Outcome::Done);
+    }
+    let zone = TimeZone::system();
+    let row = |snapshot: &Snapshot| {
+        let Snapshot { record, .. } = snapshot;
+        let stored = record.disks.iter().map(|disk| disk.new_bytes).sum();
+        let size = record.disks.iter().map(|disk| disk.size).sum();
+        [
+            short(snapshot),
+            local(record.time, &zone),
+            record.series.clone(),
+            text::size(size),
+            text::size(stored),
+            record.tags.join(","),
+        ]
+    };
+    let rows: Vec<[String; 6]> = snapshots.iter().map(row).collect();
+    write_rows(&rows, [false, false, false, true, true, false])?;
+    Ok(Outcome::Done)
+}
+
+/// The store and the snapshot that `reference` names.
+fn selected(reference: &OsStr) -> Result<(std::sync::Arc<Store>, Snapshot)> {
+    let Reference { path, snapshot } = Reference::from(reference);
+    let store = stored::store(&path, &Cache::new(0))?;
+    let Some(name) = snapshot else {
+        let error = Error::new(Kind::Usage, "names no snapshot").within(store.name());
+        return Err(error.with_hint(format!("as {}::SERIES", path.display())));
+    };
+    let snapshot = store.select_any(&name).within(|| store.name())?;
+    Ok((store, snapshot))
+}
+
+fn show(reference: &OsStr, json: bool) -> Result<Outcome> {
+    let (_, snapshot) = selected(reference)?;
+    if json {
+        write_json(&snapshot)?;
+        return Ok(Outcome::Done);
+    }
+    let zone = TimeZone::system();
+    let record = &snapshot.record;
+    let mut facts = vec![
+        ("snapshot", snapshot.id.to_string()),
+        ("series", record.series.clone()),
+        ("time", local(record.time, &zone)),
+        ("tags", record.tags.join(", ")),
+        ("parent", record.parent.map(|id| id.to_string()).unwrap_or_default()),
+        ("made of", record.source.clone()),
+        ("made on", format!("{} by {}", record.host, record.program)),
+    ];
+    facts.retain(|(_, fact)| !fact.is_empty());
+    for disk in &record.disks {
+        let size = text::size(disk.size);
+        let blocks = text::number(disk.blocks);
+        let new = text::number(disk.new_blocks);
+        let stored = text::size(disk.new_bytes);
+        facts.push((
+            "disk",
+            format!("{}: {size}, {blocks} blocks, {new} of them new ({stored} stored)", disk.name),
+        ));
+    }
+    write_facts(&facts)?;
+    Ok(Outcome::Done)
+}
+
+/// What `strata info` tells of a snapshot.
+pub(super) fn facts(stored: &Stored, zone: &TimeZone) -> Vec<(&'static str, String)> {
+    let Stored { snapshot, disk } = stored;
+    let record = &snapshot.record;
+    let told = text::size(disk.new_bytes);
+    vec![
+        (
+            "snapshot",
+            format!("{} of {}, {}", short(snapshot), record.series, local(record.time, zone)),
+        ),
+        ("stored", format!("{told} that the store did not have before")),
+    ]
+}
+
+fn remove(references: &[OsString]) -> Result<Outcome> {
+    // All of them are looked for before the first is gone.
+    let found: Vec<_> = references.iter().map(|it| selected(it)).collect::<Result<_>>()?;
+    let mut out = stdout()?;
+    for (store, snapshot) in found {
+        store.remove(snapshot.id)?;
+        output(writeln!(
+            out,
+            "removed {} {} {}",
+            short(&snapshot),
+            snapshot.record.series,
+            snapshot.record.time
+        ))?;
+    }
+    output(out.flush())?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,209 @@
+//! `strata store`: the place for snapshots.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::{Outcome, output, parse_size, stdout, text};
+use crate::block::Cache;
+use crate::error::{Error, Kind, Result};
+use crate::open::stored;
+use crate::store::objects::Folder;
+use crate::store::{Depth, Settings, Store};
+
+/// Memory for what is read again: map pages and pages of indexes.
+const CACHE: u64 = 64 << 20;
+
+/// Options of `strata store`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: strata store init /srv/snapshots")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make a store in a new or empty folder
+    Init {
+        /// The folder
+        #[arg(value_name = "STORE")]
+        dir: PathBuf,
+
+        /// Bytes of a block, from 16K to 4M: small ones store less of scattered changes, large ones less of all else
+        #[arg(long, value_name = "SIZE", default_value = "128K", value_parser = parse_size)]
+        block_size: u64,
+
+        /// How hard to compress: zstd's levels
+        #[arg(long, value_name = "LEVEL", default_value_t = 3)]
+        #[arg(value_parser = clap::value_parser!(i32).range(1..=19))]
+        level: i32,
+    },
+    /// Tell what a store holds
+    Info {
+        /// The store
+        #[arg(value_name = "STORE")]
+        dir: PathBuf,
+
+        /// One JSON object (docs/json.md)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look for damage: is all there that the snapshots need?
+    ///
+    /// Damage is told with the snapshots that are not whole because of it. The exit status is 1 if there is any.
+    Check {
+        /// The store
+        #[arg(value_name = "STORE")]
+        dir: PathBuf,
+
+        /// Also read every byte of every pack
+        #[arg(long)]
+        read_data: bool,
+
+        /// One JSON object (docs/json.md)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make indexes anew that are lost or damaged
+    ///
+    /// Packs tell by themselves what is in them. No pack and no snapshot is changed.
+    Repair {
+        /// The store
+        #[arg(value_name = "STORE")]
+        dir: PathBuf,
+    },
+}
+
+pub(super) fn run(args: &Args) -> Result<Outcome> {
+    match &args.command {
+        Command::Init { dir, block_size, level } => {
+            let block_size = u32::try_from(*block_size).unwrap_or(u32::MAX);
+            Store::init(dir, Settings { block_size, level: *level }, &Cache::new(0))?;
+            Ok(Outcome::Done)
+        }
+        Command::Info { dir, json } => info(&*stored::store(dir, &Cache::new(CACHE))?, *json),
+        Command::Check { dir, read_data, json } => {
+            check(&damaged(dir)?, if *read_data { Depth::Data } else { Depth::Structure }, *json)
+        }
+        Command::Repair { dir } => repair(&damaged(dir)?),
+    }
+}
+
+/// A store whose indexes may be damaged.
+fn damaged(dir: &std::path::Path) -> Result<Store> {
+    Store::open_damaged(Arc::new(Folder::new(dir)), &Cache::new(CACHE))
+}
+
+/// Writes `value` as JSON that people can read, too.
+pub(super) fn write_json(value: &impl Serialize) -> Result<()> {
+    let mut json =
+        serde_json::to_vec_pretty(value).map_err(|error| Error::caused_by(Kind::Io, error))?;
+    json.push(b'\n');
+    let mut out = stdout()?;
+    output(out.write_all(&json).and_then(|()| out.flush()))
+}
+
+/// Writes facts, one a line, each behind its name.
+pub(super) fn write_facts(facts: &[(&str, String)]) -> Result<()> {
+    let rows: Vec<[String; 2]> =
+        facts.iter().map(|(name, fact)| [format!("{name}:"), fact.clone()]).collect();
+    write_rows(&rows, [false, false])
+}
+
+/// Writes a table; which columns are numbers says `right`.
+pub(super) fn write_rows<const N: usize>(rows: &[[String; N]], right: [bool; N]) -> Result<()> {
+    let mut told = String::new();
+    for line in text::columns(rows, right, "  ") {
+        told.push_str(&line);
+        told.push('\n');
+    }
+    let mut out = stdout()?;
+    output(out.write_all(told.as_bytes()).and_then(|()| out.flush()))
+}
+
+fn info(store: &Store, json: bool) -> Result<Outcome> {
+    let usage = store.usage()?;
+    if json {
+        write_json(&usage)?;
+        return Ok(Outcome::Done);
+    }
+    write_facts(&[
+        ("store", store.name()),
+        ("made", super::snapshot::local(usage.created, &TimeZone::system())),
+        ("snapshots", text::number(usage.snapshots)),
+        ("packs", format!("{} ({})", text::number(usage.packs), text::size(usage.pack_bytes))),
+        (
+            "indexes",
+            format!(
+                "{}, {} blocks and map pages",
+                text::size(usage.index_bytes),
+                text::number(usage.blobs)
+            ),
+        ),
+        (
+            "blocks",
+            format!("of {}, zstd level {}", text::size(usage.block_size.into()), usage.level),
+        ),
+    ])?;
+    Ok(Outcome::Done)
+}
+
+/// Something that turns while it is watched.
+fn spinner() -> indicatif::ProgressBar {
+    if !io::stderr().is_terminal() {
+        return indicatif::ProgressBar::hidden();
+    }
+    indicatif::ProgressBar::new_spinner().with_style(super::bar::style("{spinner} {pos} objects"))
+}
+
+fn check(store: &Store, depth: Depth, json: bool) -> Result<Outcome> {
+    let spinner = spinner();
+    let checked = store.check(depth, &|| spinner.inc(1));
+    spinner.finish_and_clear();
+    let checked = checked?;
+    let sound = checked.problems.is_empty();
+    if json {
+        write_json(&checked)?;
+    } else {
+        let mut out = stdout()?;
+        for problem in &checked.problems {
+            output(writeln!(out, "{}: {}", problem.object, problem.what))?;
+            for snapshot in &problem.snapshots {
+                let told = match store.snapshot(*snapshot) {
+                    Ok(snapshot) => format!("{} {}", snapshot.record.series, snapshot.record.time),
+                    Err(_) => "its record cannot be read".to_owned(),
+                };
+                output(writeln!(out, "  not whole: {snapshot} {told}"))?;
+            }
+        }
+        let looked = [
+            text::count(checked.snapshots, "snapshot", "snapshots"),
+            text::count(checked.blocks, "block", "blocks"),
+            text::count(checked.packs, "pack", "packs"),
+        ];
+        let problems = text::count(checked.problems.len() as u64, "problem", "problems");
+        output(writeln!(out, "{}: {problems}", looked.join(", ")))?;
+        output(out.flush())?;
+    }
+    Ok(if sound { Outcome::Done } else { Outcome::Partly })
+}
+
+fn repair(store: &Store) -> Result<Outcome> {
+    let spinner = spinner();
+    let repaired = store.repair(&|| spinner.inc(1));
+    spinner.finish_and_clear();
+    let repaired = repaired?;
+    let mut out = stdout()?;
+    let packs = text::count(repaired.indexed_packs, "pack", "packs");
+    let indexes = text::count(repaired.removed_indexes, "damaged index", "damaged indexes");
+    output(writeln!(out, "{packs} indexed, {indexes} removed"))?;
+    for pack in &repaired.damaged_packs {
+        output(writeln!(out, "packs/{pack}: damaged, and left as it is"))?;
+    }
+    output(out.flush())?;
+    Ok(if repaired.damaged_packs.is_empty() { Outcome::Done } else { Outcome::Partly })
+}

@@ -1,0 +1,93 @@
+//! Snapshots of a store as disks.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Assembly, Disk, Opener, Reference};
+use crate::block::{Cache, FileSource};
+use crate::chain::{Chain, Layer};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::store::objects::Folder;
+use crate::store::{DiskRecord, Snapshot, SnapshotLayer, Store};
+
+/// A disk of a snapshot, as the store tells of it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Which of its disks.
+    pub disk: DiskRecord,
+}
+
+/// Opens the store in the folder `dir`.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is none, and as [`Store::open`].
+pub fn store(dir: &Path, cache: &Arc<Cache>) -> Result<Arc<Store>> {
+    if !Folder::is_store(dir) {
+        let error =
+            Error::new(Kind::NotFound, "no snapshot store").within(dir.display().to_string());
+        return Err(error.with_hint(format!("strata store init {} makes one", dir.display())));
+    }
+    Store::open(Arc::new(Folder::new(dir)), cache).map(Arc::new)
+}
+
+impl Reference {
+    /// Whether it leads into a snapshot store.
+    pub(super) fn is_stored(&self) -> bool {
+        Folder::is_store(&self.path)
+    }
+}
+
+impl Opener {
+    /// The disk of a store that `reference` names, below the changes of a delta if there is one.
+    pub(super) fn stored_disk(&self, delta: Option<&Path>, reference: &Reference) -> Result<Disk> {
+        let (store, snapshot, disk) = self.select(reference)?;
+        let below: Arc<dyn Layer> = Arc::new(SnapshotLayer::new(store, &disk)?);
+        let (mut layers, mut chain, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+        if let Some(delta) = delta {
+            let source = FileSource::open(delta)?;
+            let mut assembly = Assembly::new(self, &source)?;
+            assembly.add_delta(source)?;
+            (layers, chain, warnings) = (assembly.layers, assembly.chain, assembly.warnings);
+        }
+        layers.push(below);
+        let source = Arc::new(Chain::new(layers, Arc::clone(&self.cache))?);
+        Ok(Disk {
+            layers: Some(Arc::clone(&source)),
+            source,
+            chain,
+            snapshots: Vec::new(),
+            stored: Some(Stored { snapshot, disk }),
+            warnings,
+        })
+    }
+
+    /// The same reference with the id of the snapshot in the place of what may mean another one tomorrow.
+    pub(super) fn pinned<'a>(&self, reference: &'a Reference) -> Result<Cow<'a, Reference>> {
+        if !reference.is_stored() {
+            return Ok(Cow::Borrowed(reference));
+        }
+        let (_, snapshot, disk) = self.select(reference)?;
+        let name = match snapshot.record.disks.len() {
+            1 => snapshot.id.to_string(),
+            _ => format!("{}/{}", snapshot.id, disk.name),
+        };
+        Ok(Cow::Owned(Reference { path: reference.path.clone(), snapshot: Some(name) }))
+    }
+
+    fn select(&self, reference: &Reference) -> Result<(Arc<Store>, Snapshot, DiskRecord)> {
+        let store = store(&reference.path, &self.cache)?;
+        let named = || reference.path.display().to_string();
+        let Some(name) = &reference.snapshot else {
+            let error = Error::new(Kind::Usage, "is a snapshot store").within(named());
+            return Err(error.with_hint(format!(
+                "name a snapshot, as {0}::SERIES; strata snapshot list {0} has them",
+                named()
+            )));
+        };
+        let (snapshot, disk) = store.select(name).within(named)?;
+        Ok((store, snapshot, disk))
+    }
+}

@@ -1,0 +1,389 @@
+//! Making a snapshot: what may have changed is read, what the store lacks is written.
+//!
+//! Workers take the disk in stretches of one map page. The order of writing is the format's: packs, then the index,
+//! then the record.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use zstd::zstd_safe::{CCtx, compress_bound};
+
+use super::Store;
+use super::cause::Cause;
+use super::id::{BlobKind, Id};
+use super::index::{self, Index, Pack};
+use super::map::{FANOUT, Shape, page_bytes, span};
+use super::objects::Object;
+use super::pack::{Blob, Encoding, Filling};
+use super::record::{DiskRecord, Record, Snapshot};
+use super::sealed::{self, Sealed};
+use crate::block::{BlockSource, is_zero};
+use crate::error::{Error, Kind, Result, ResultExt};
+
+/// Blobs from which on an index is written before the snapshot is whole: what is in an index need not be
+/// held in memory.
+const INDEX_FULL: usize = 1 << 18;
+
+/// Threads at most.
+const MOST_WORKERS: usize = 8;
+
+/// What a snapshot is made of.
+#[derive(Debug)]
+pub struct NewSnapshot {
+    /// The series it is to belong to.
+    pub series: String,
+    /// Of when it is.
+    pub time: Timestamp,
+    /// What it is given besides.
+    pub tags: Vec<String>,
+    /// What to compare it with: only what differs from it is looked for in the store.
+    pub parent: Option<Snapshot>,
+    /// What it is made of, for people.
+    pub source: String,
+    /// Where it is made.
+    pub host: String,
+    /// Its disks.
+    pub disks: Vec<NewDisk>,
+}
+
+/// A disk of a snapshot that is made.
+#[derive(Debug)]
+pub struct NewDisk {
+    /// What it is called among the disks of the snapshot.
+    pub name: String,
+    /// Its bytes, which do not change meanwhile.
+    pub source: Arc<dyn BlockSource>,
+}
+
+/// How far making a snapshot has come, for whoever watches.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of all disks.
+    pub total: AtomicU64,
+    /// Those that were looked at.
+    pub done: AtomicU64,
+    /// Bytes that were read.
+    pub read: AtomicU64,
+    /// Bytes that were stored.
+    pub stored: AtomicU64,
+    /// Set to stop: making then fails soon.
+    pub stop: AtomicBool,
+}
+
+impl Store {
+    /// Makes a snapshot. It exists once this returns, and is on stable storage then.
+    ///
+    /// # Errors
+    /// Those of reading the disks and of writing to the store; nothing is left then but packs that the next
+    /// attempt uses.
+    pub fn create(&self, new: NewSnapshot, progress: &Progress) -> Result<Snapshot> {
+        if let Some(unknown) = self.config.features.write.first() {
+            return Err(Error::from(Cause::Feature(unknown.clone())).within(self.name()));
+        }
+        if new.disks.is_empty() {
+            return Err(Error::new(Kind::Usage, "a snapshot without a disk"));
+        }
+        let total = new.disks.iter().map(|disk| disk.source.len()).sum();
+        progress.total.store(total, Ordering::Relaxed);
+        let mut disks = Vec::new();
+        for disk in &new.disks {
+            let parent = new.parent.as_ref().and_then(|parent| parent.disk(&disk.name));
+            let name = || disk.name.clone();
+            disks.push(self.create_disk(disk, parent, progress).within(name)?);
+        }
+        let record = Record {
+            series: new.series,
+            time: new.time,
+            tags: new.tags,
+            parent: new.parent.map(|parent| parent.id),
+            source: new.source,
+            host: new.host,
+            program: concat!("strata ", env!("CARGO_PKG_VERSION")).to_owned(),
+            disks,
+        };
+        let json =
+            serde_json::to_vec(&record).map_err(|error| Error::caused_by(Kind::Io, error))?;
+        let bytes = sealed::seal(Sealed::Record, &json);
+        let id = Id::of_object(&bytes);
+        self.objects.put(Object::Snapshot(id), &[&bytes])?;
+        Ok(Snapshot { id, record })
+    }
+
+    fn create_disk(
+        &self,
+        disk: &NewDisk,
+        parent: Option<&DiskRecord>,
+        progress: &Progress,
+    ) -> Result<DiskRecord> {
+        let source = &*disk.source;
+        let shape = Shape::new(source.len(), self.block_size().into())?;
+        let parent = match parent {
+            Some(parent) => Some((parent.root, Shape::new(parent.size, self.block_size().into())?)),
+            None => None,
+        };
+        let writer = Writer::new(self, progress);
+        let leaves = shape.leaves();
+        let ids: Vec<OnceLock<Id>> = (0..leaves).map(|_| OnceLock::new()).collect();
+        let next = AtomicU64::new(0);
+        let blocks = AtomicU64::new(0);
+        let failed = Mutex::new(None);
+        let work = || {
+            let mut stretch = Stretch::new(self, source, parent, &writer);
+            loop {
+                let leaf = next.fetch_add(1, Ordering::Relaxed);
+                let Some(slot) = usize::try_from(leaf).ok().and_then(|leaf| ids.get(leaf)) else {
+                    return;
+                };
+                match stretch.page(leaf) {
+                    Ok((id, count)) => {
+                        blocks.fetch_add(count, Ordering::Relaxed);
+                        // Each leaf is taken once.
+                        let _ = slot.set(id);
+                    }
+                    Err(error) => {
+                        // The first failure is the cause; the others stop.
+                        failed.lock().get_or_insert(error);
+                        next.store(leaves, Ordering::Relaxed);
+                        return;
+                    }
+                }
+            }
+        };
+        let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        thread::scope(|scope| {
+            for _ in 1..workers.min(MOST_WORKERS).min(leaves as usize) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
+        }
+        let leaves = ids.into_iter().map(|id| id.into_inner().unwrap_or(Id::ZERO)).collect();
+        let root = writer.tree(leaves, shape)?;
+        let (new_blocks, new_bytes) = writer.finish()?;
+        Ok(DiskRecord {
+            name: disk.name.clone(),
+            size: source.len(),
+            root,
+            blocks: blocks.into_inner(),
+            new_blocks,
+            new_bytes,
+        })
+    }
+}
+
+/// One worker's way through a disk.
+struct Stretch<'a> {
+    store: &'a Store,
+    source: &'a dyn BlockSource,
+    parent: Option<(Id, Shape)>,
+    writer: &'a Writer<'a>,
+    buf: Vec<u8>,
+}
+
+impl<'a> Stretch<'a> {
+    fn new(
+        store: &'a Store,
+        source: &'a dyn BlockSource,
+        parent: Option<(Id, Shape)>,
+        writer: &'a Writer<'a>,
+    ) -> Self {
+        Self { store, source, parent, writer, buf: vec![0; store.block_size() as usize] }
+    }
+
+    /// Stores what one map page covers. Its id, and how many blocks are not zeros.
+    fn page(&mut self, leaf: u64) -> Result<(Id, u64)> {
+        let block_size = u64::from(self.store.block_size());
+        let start = leaf * FANOUT * block_size;
+        let end = start.saturating_add(FANOUT * block_size).min(self.source.len());
+        let before = match self.parent {
+            Some((root, shape)) => Some(self.store.map_page(self.store.leaf(root, shape, leaf)?)?),
+            None => None,
+        };
+        let mut ids = Vec::with_capacity(FANOUT as usize);
+        let mut hole_end = start;
+        let mut at = start;
+        while at < end {
+            if self.writer.progress.stop.load(Ordering::Relaxed) {
+                return Err(Error::new(Kind::Io, "stopped"));
+            }
+            let len = block_size.min(end - at);
+            let old = before.as_ref().map(|page| page.get(ids.len() as u64));
+            while hole_end < at + len && hole_end >= at {
+                let extent = self.source.extent_at(hole_end)?;
+                if !extent.hole {
+                    break;
+                }
+                hole_end += extent.len;
+            }
+            let id = match hole_end >= at + len {
+                true => Id::ZERO,
+                false => self.block(at, len as usize, old)?,
+            };
+            ids.push(id);
+            at += len;
+            hole_end = hole_end.max(at);
+            self.writer.progress.done.fetch_add(len, Ordering::Relaxed);
+        }
+        let count = ids.iter().filter(|id| !id.is_zero()).count() as u64;
+        Ok((self.writer.map_page(&ids)?, count))
+    }
+
+    /// The id of the block at `at`, which is stored unless it is that of `old`.
+    fn block(&mut self, at: u64, len: usize, old: Option<Id>) -> Result<Id> {
+        let (bytes, rest) = self.buf.split_at_mut(len);
+        self.source.read_at(at, bytes)?;
+        rest.fill(0);
+        self.writer.progress.read.fetch_add(len as u64, Ordering::Relaxed);
+        if is_zero(&self.buf) {
+            return Ok(Id::ZERO);
+        }
+        let id = Id::of(BlobKind::Block, &self.buf);
+        if old != Some(id) {
+            self.writer.add(BlobKind::Block, id, &self.buf)?;
+        }
+        Ok(id)
+    }
+}
+
+/// What all workers write to.
+struct Writer<'a> {
+    store: &'a Store,
+    progress: &'a Progress,
+    filling: Mutex<Filling>,
+    /// What is written and in no index yet.
+    new: Mutex<HashSet<(BlobKind, Id)>>,
+    /// Packs that are stored, and what is in them.
+    packs: Mutex<Packs>,
+    new_blocks: AtomicU64,
+    new_bytes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Packs {
+    packs: Vec<Pack>,
+    blobs: Vec<(u32, Blob)>,
+}
+
+thread_local! {
+    static COMPRESSION: RefCell<(CCtx<'static>, Vec<u8>)> = RefCell::new((CCtx::create(), Vec::new()));
+}
+
+impl<'a> Writer<'a> {
+    fn new(store: &'a Store, progress: &'a Progress) -> Self {
+        Self {
+            store,
+            progress,
+            filling: Mutex::new(Filling::new(store.number)),
+            new: Mutex::default(),
+            packs: Mutex::default(),
+            new_blocks: AtomicU64::new(0),
+            new_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Stores a blob unless the store has it, or will.
+    fn add(&self, kind: BlobKind, id: Id, plain: &[u8]) -> Result<()> {
+        if self.store.has(kind, &id)? || !self.new.lock().insert((kind, id)) {
+            return Ok(());
+        }
+        let full = COMPRESSION.with_borrow_mut(|(context, out)| -> Result<Option<Filling>> {
+            out.resize(compress_bound(plain.len()), 0);
+            let level = self.store.config.level;
+            let len = context.compress(&mut out[..], plain, level).map_err(|code| {
+                Error::new(Kind::Io, format!("zstd: {}", zstd::zstd_safe::get_error_name(code)))
+            })?;
+            // What saves little is not worth decoding.
+            let (encoding, stored) = match out.get(..len) {
+                Some(packed) if len + len / 16 < plain.len() => (Encoding::Zstd, packed),
+                _ => (Encoding::Plain, plain),
+            };
+            self.new_blocks.fetch_add(u64::from(kind == BlobKind::Block), Ordering::Relaxed);
+            self.new_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
+            self.progress.stored.fetch_add(stored.len() as u64, Ordering::Relaxed);
+            let mut filling = self.filling.lock();
+            filling.add(kind, id, encoding, plain.len() as u32, stored);
+            Ok(filling
+                .is_full()
+                .then(|| std::mem::replace(&mut *filling, Filling::new(self.store.number))))
+        })?;
+        match full {
+            Some(full) => self.put(full),
+            None => Ok(()),
+        }
+    }
+
+    /// Stores a map page; its id.
+    fn map_page(&self, ids: &[Id]) -> Result<Id> {
+        let bytes = page_bytes(ids);
+        if bytes.is_empty() {
+            return Ok(Id::ZERO);
+        }
+        let id = Id::of(BlobKind::Page, &bytes);
+        self.add(BlobKind::Page, id, &bytes)?;
+        Ok(id)
+    }
+
+    /// The pages above those of level 0; the root.
+    fn tree(&self, mut ids: Vec<Id>, shape: Shape) -> Result<Id> {
+        for _ in 0..shape.level {
+            ids =
+                ids.chunks(FANOUT as usize).map(|ids| self.map_page(ids)).collect::<Result<_>>()?;
+        }
+        debug_assert!(ids.len() <= 1 && span(shape.level) >= shape.blocks);
+        Ok(ids.first().copied().unwrap_or(Id::ZERO))
+    }
+
+    /// Stores a pack, and an index once there is enough to tell of.
+    fn put(&self, full: Filling) -> Result<()> {
+        let (bytes, blobs) = full.finish();
+        let id = Id::of_object(&bytes);
+        self.store.objects.put(Object::Pack(id), &[&bytes])?;
+        let full = {
+            let mut packs = self.packs.lock();
+            let number = packs.packs.len() as u32;
+            packs.packs.push(Pack { id, len: bytes.len() as u64 });
+            packs.blobs.extend(blobs.into_iter().map(|blob| (number, blob)));
+            (packs.blobs.len() >= INDEX_FULL).then(|| std::mem::take(&mut *packs))
+        };
+        match full {
+            Some(full) => self.put_index(full),
+            None => Ok(()),
+        }
+    }
+
+    fn put_index(&self, Packs { packs, blobs }: Packs) -> Result<()> {
+        let told: Vec<_> = blobs.iter().map(|(_, blob)| (blob.kind, blob.id)).collect();
+        let bytes = index::make(&packs, blobs);
+        let id = Id::of_object(&bytes);
+        let store = self.store;
+        store.objects.put(Object::Index(id), &[&bytes])?;
+        let index = Arc::new(Index::open(&store.objects, &store.cache, id)?);
+        store.indexes.write().push(index);
+        let mut new = self.new.lock();
+        for blob in &told {
+            new.remove(blob);
+        }
+        Ok(())
+    }
+
+    /// Stores what is left. Blocks and bytes that were new.
+    fn finish(self) -> Result<(u64, u64)> {
+        let left = std::mem::replace(&mut *self.filling.lock(), Filling::new(self.store.number));
+        if !left.is_empty() {
+            self.put(left)?;
+        }
+        let packs = std::mem::take(&mut *self.packs.lock());
+        if !packs.packs.is_empty() {
+            self.put_index(packs)?;
+        }
+        Ok((self.new_blocks.into_inner(), self.new_bytes.into_inner()))
+    }
+}

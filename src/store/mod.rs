@@ -1,0 +1,315 @@
+//! The snapshot store: each snapshot reads as a whole disk, and costs what changed.
+//!
+//! A disk is cut into blocks, which are stored once, by their hash, in packs; a snapshot is a tree of pages
+//! of hashes. Nothing that is stored ever changes, and a snapshot exists once its record does. The
+//! format is `docs/store-format.md`, whose sections the files here are named after.
+
+mod blobs;
+mod cause;
+mod check;
+mod create;
+mod id;
+mod index;
+mod layer;
+mod map;
+pub mod objects;
+mod pack;
+mod record;
+mod sealed;
+mod select;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+
+use crate::block::{Cache, Owner};
+use crate::error::{Error, Kind, Result, ResultExt};
+use cause::Cause;
+use index::Index;
+use objects::{Folder, Object, Objects, Sort};
+use sealed::Sealed;
+
+pub use check::{Checked, Depth, Problem, Repaired};
+pub use create::{NewDisk, NewSnapshot, Progress};
+pub use id::Id;
+pub use layer::SnapshotLayer;
+pub use record::{DiskRecord, Record, Snapshot};
+pub use select::check_name;
+
+/// The version of the format.
+const VERSION: u16 = 1;
+
+/// Bytes of a config or a record at most.
+const MOST_RECORD: u64 = 16 << 20;
+
+/// What a store is made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes of a block: a power of two from 16 KiB to 4 MiB.
+    pub block_size: u32,
+    /// The level of zstd for what is written, from 1 to 19.
+    pub level: i32,
+}
+
+impl Default for Settings {
+    /// 128 KiB at level 3; measured in `docs/store-format.md`, "Blocks".
+    fn default() -> Self {
+        Self { block_size: 128 << 10, level: 3 }
+    }
+}
+
+/// What the config says; `docs/store-format.md`, "Config".
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    store: String,
+    block_size: u32,
+    level: i32,
+    created: Timestamp,
+    features: Features,
+}
+
+/// What a program must know to do these things.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Features {
+    read: Vec<String>,
+    write: Vec<String>,
+    remove: Vec<String>,
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    objects: Arc<dyn Objects>,
+    config: Config,
+    number: [u8; 16],
+    cache: Arc<Cache>,
+    /// Where map pages are in the cache, by how their ids begin.
+    pages: Owner,
+    indexes: RwLock<Vec<Arc<Index>>>,
+}
+
+impl Store {
+    /// Makes a new store where nothing lies yet.
+    ///
+    /// # Errors
+    /// [`Kind::NotEmpty`] if something does, [`Kind::Usage`] for settings out of their range, and
+    /// the host's.
+    pub fn init(dir: &std::path::Path, settings: Settings, cache: &Arc<Cache>) -> Result<Self> {
+        let Settings { block_size, level } = settings;
+        check_block_size(block_size)?;
+        if !(1..=19).contains(&level) {
+            return Err(Error::new(Kind::Usage, format!("level {level}: 1 to 19 are allowed")));
+        }
+        let mut number = [0; 16];
+        rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())
+            .map_err(|error| Error::io(error.into()))?;
+        let config = Config {
+            store: number.iter().map(|byte| format!("{byte:02x}")).collect(),
+            block_size,
+            level,
+            created: Timestamp::now(),
+            features: Features::default(),
+        };
+        let objects: Arc<dyn Objects> = Arc::new(Folder::make(dir)?);
+        let json =
+            serde_json::to_vec(&config).map_err(|error| Error::caused_by(Kind::Io, error))?;
+        // Last: only with it is it a store.
+        objects.put(Object::Config, &[&sealed::seal(Sealed::Config, &json)])?;
+        Self::open(objects, cache)
+    }
+
+    /// Opens the store in `objects`.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is none, [`Kind::Unsupported`] if it needs what this program does not know,
+    /// [`Kind::Corrupt`] if its config or an index is damaged, and the host's.
+    pub fn open(objects: Arc<dyn Objects>, cache: &Arc<Cache>) -> Result<Self> {
+        let store = Self::open_damaged(objects, cache)?;
+        store.load_indexes().within(|| store.name())?;
+        Ok(store)
+    }
+
+    /// Opens a store whose indexes may be damaged, to check or to repair it: none is opened.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_damaged(objects: Arc<dyn Objects>, cache: &Arc<Cache>) -> Result<Self> {
+        let name = objects.name();
+        Self::open_objects(objects, cache).within(|| name)
+    }
+
+    fn open_objects(objects: Arc<dyn Objects>, cache: &Arc<Cache>) -> Result<Self> {
+        let bytes = whole(&*objects, Object::Config)?;
+        let config = sealed::unseal(Sealed::Config, &bytes).and_then(|json| {
+            serde_json::from_slice::<Config>(json).map_err(|error| Cause::Json(error.to_string()))
+        });
+        let config = config.map_err(Error::from).within(|| "config")?;
+        if let Some(unknown) = config.features.read.first() {
+            return Err(Cause::Feature(unknown.clone()).into());
+        }
+        check_block_size(config.block_size)?;
+        let number = store_number(&config.store).ok_or_else(|| Cause::Json("no number".into()))?;
+        let pages = cache.owner();
+        let cache = Arc::clone(cache);
+        Ok(Self { objects, config, number, cache, pages, indexes: RwLock::default() })
+    }
+
+    /// Bytes of a block.
+    pub fn block_size(&self) -> u32 {
+        self.config.block_size
+    }
+
+    /// What messages call it.
+    pub fn name(&self) -> String {
+        self.objects.name()
+    }
+
+    /// What it holds, in numbers.
+    ///
+    /// # Errors
+    /// Those of listing it.
+    pub fn usage(&self) -> Result<Usage> {
+        let sum = |sort| -> Result<(u64, u64)> {
+            let listed = self.objects.list(sort)?;
+            Ok((listed.len() as u64, listed.iter().map(|listed| listed.len).sum()))
+        };
+        let (packs, pack_bytes) = sum(Sort::Packs)?;
+        let (_, index_bytes) = sum(Sort::Indexes)?;
+        let (snapshots, _) = sum(Sort::Snapshots)?;
+        let blobs = self.indexes.read().iter().map(|index| index.entry_count()).sum();
+        Ok(Usage {
+            block_size: self.config.block_size,
+            level: self.config.level,
+            created: self.config.created,
+            snapshots,
+            packs,
+            pack_bytes,
+            index_bytes,
+            blobs,
+        })
+    }
+
+    /// Looks at which indexes there are, and opens those that are new. Whether there were any.
+    fn load_indexes(&self) -> Result<bool> {
+        let listed = self.objects.list(Sort::Indexes)?;
+        let known = self.indexes.read().clone();
+        let mut indexes = Vec::with_capacity(listed.len());
+        let mut found_new = false;
+        for listed in listed {
+            if let Some(known) = known.iter().find(|known| known.id() == listed.id) {
+                indexes.push(Arc::clone(known));
+                continue;
+            }
+            match Index::open(&self.objects, &self.cache, listed.id) {
+                Ok(index) => indexes.push(Arc::new(index)),
+                // Merged into another since.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            found_new = true;
+        }
+        *self.indexes.write() = indexes;
+        Ok(found_new)
+    }
+
+    /// All snapshots, the oldest first.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if a record is damaged, and the host's.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let mut snapshots = Vec::new();
+        for listed in self.objects.list(Sort::Snapshots)? {
+            match self.snapshot(listed.id) {
+                Ok(snapshot) => snapshots.push(snapshot),
+                // Removed since.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        snapshots.sort_by_key(|snapshot| (snapshot.record.time, snapshot.id));
+        Ok(snapshots)
+    }
+
+    /// The snapshot of that id.
+    ///
+    /// # Errors
+    /// As [`Store::snapshots`].
+    pub fn snapshot(&self, id: Id) -> Result<Snapshot> {
+        let object = Object::Snapshot(id);
+        let read = || -> Result<Record> {
+            let bytes = whole(&*self.objects, object)?;
+            let json = sealed::unseal(Sealed::Record, &bytes)?;
+            if Id::of_object(&bytes) != id {
+                return Err(Cause::Name(Id::of_object(&bytes)).into());
+            }
+            let record: Record =
+                serde_json::from_slice(json).map_err(|error| Cause::Json(error.to_string()))?;
+            if record.disks.is_empty() {
+                return Err(Cause::Json("no disk".to_owned()).into());
+            }
+            Ok(record)
+        };
+        let record = read().within(|| format!("{}: {object}", self.name()))?;
+        Ok(Snapshot { id, record })
+    }
+
+    /// Removes a snapshot. What only it needs stays until it is collected.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn remove(&self, snapshot: Id) -> Result<()> {
+        if let Some(unknown) = self.config.features.remove.first() {
+            return Err(Error::from(Cause::Feature(unknown.clone())).within(self.name()));
+        }
+        self.objects.remove(Object::Snapshot(snapshot))
+    }
+}
+
+/// What a store holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// zstd's level.
+    pub level: i32,
+    /// When the store was made.
+    pub created: Timestamp,
+    /// Snapshots.
+    pub snapshots: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Bytes of all packs.
+    pub pack_bytes: u64,
+    /// Bytes of all indexes.
+    pub index_bytes: u64,
+    /// Blocks and map pages, those in two indexes counted twice.
+    pub blobs: u64,
+}
+
+fn check_block_size(size: u32) -> Result<(), Cause> {
+    let allowed = size.is_power_of_two() && ((16 << 10)..=(4 << 20)).contains(&size);
+    if allowed { Ok(()) } else { Err(Cause::BlockSize(size.into())) }
+}
+
+fn store_number(text: &str) -> Option<[u8; 16]> {
+    let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32)?;
+    Some(number.to_be_bytes())
+}
+
+/// The whole of a small object.
+fn whole(objects: &dyn Objects, object: Object) -> Result<Vec<u8>> {
+    let len = objects.len(object)?;
+    if len > MOST_RECORD {
+        return Err(Cause::Length { found: len, said: MOST_RECORD }.into());
+    }
+    let mut bytes = vec![0; len as usize];
+    objects.read_at(object, 0, &mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

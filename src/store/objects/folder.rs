@@ -1,0 +1,192 @@
+//! Objects as files of a folder.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Listed, Object, Objects, Sort};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::store::id::Id;
+
+/// What files begin with that are not whole yet.
+const UNFINISHED: &str = ".new-";
+
+/// Objects that are kept open for the next read.
+const MOST_OPEN: usize = 256;
+
+/// A folder of objects.
+#[derive(Debug)]
+pub struct Folder {
+    dir: PathBuf,
+    open: quick_cache::sync::Cache<Object, Arc<File>>,
+    /// Counts what this process writes.
+    written: AtomicU64,
+}
+
+impl Folder {
+    /// The store in `dir`, which need not hold one yet.
+    pub fn new(dir: &Path) -> Self {
+        let open = quick_cache::sync::Cache::new(MOST_OPEN);
+        Self { dir: dir.to_owned(), open, written: AtomicU64::new(0) }
+    }
+
+    /// Whether a store lies in `dir`.
+    pub fn is_store(dir: &Path) -> bool {
+        dir.join("config").is_file() && dir.join("snapshots").is_dir()
+    }
+
+    /// Makes the folders of a new store.
+    ///
+    /// # Errors
+    /// [`Kind::NotEmpty`] if something lies in `dir`, and the host's.
+    pub fn make(dir: &Path) -> Result<Self> {
+        let folder = Self::new(dir);
+        let shown = || dir.display().to_string();
+        let make = |dir: &Path| DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        make(dir).within(shown)?;
+        if fs::read_dir(dir).within(shown)?.next().is_some() {
+            let error = Error::new(Kind::NotEmpty, "is not empty").within(shown());
+            return Err(error.with_hint("a new store needs a folder of its own"));
+        }
+        for part in ["packs", "index", "snapshots"] {
+            make(&dir.join(part)).within(shown)?;
+        }
+        for first in 0..=u8::MAX {
+            make(&dir.join(format!("packs/{first:02x}"))).within(shown)?;
+        }
+        sync(&dir.join("packs")).within(shown)?;
+        Ok(folder)
+    }
+
+    fn path(&self, object: Object) -> PathBuf {
+        self.dir.join(object.to_string())
+    }
+
+    fn file(&self, object: Object) -> Result<Arc<File>> {
+        if let Some(file) = self.open.get(&object) {
+            return Ok(file);
+        }
+        let path = self.path(object);
+        let file = Arc::new(File::open(&path).within(|| path.display().to_string())?);
+        self.open.insert(object, Arc::clone(&file));
+        Ok(file)
+    }
+}
+
+/// Puts what was done to the names in a folder on stable storage.
+fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn write_all(mut file: &File, parts: &[&[u8]]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    let mut slices = &mut slices[..];
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut slices, count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl Objects for Folder {
+    fn name(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    fn len(&self, object: Object) -> Result<u64> {
+        let named = || self.path(object).display().to_string();
+        Ok(self.file(object)?.metadata().within(named)?.len())
+    }
+
+    fn read_at(&self, object: Object, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let read =
+            self.file(object)?.read_exact_at(buf, offset).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    let end = offset.saturating_add(buf.len() as u64);
+                    Error::new(Kind::Corrupt, format!("ends before {end:#x}"))
+                }
+                _ => Error::io(error),
+            });
+        read.within(|| self.path(object).display().to_string())
+    }
+
+    fn put(&self, object: Object, parts: &[&[u8]]) -> Result<()> {
+        let path = self.path(object);
+        let named = || path.display().to_string();
+        let dir = path.parent().unwrap_or(&self.dir);
+        let number = self.written.fetch_add(1, Ordering::Relaxed);
+        let new = dir.join(format!("{UNFINISHED}{}-{number}", std::process::id()));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let file = match options.open(&new) {
+            // A process of the same number left it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&new).and_then(|()| options.open(&new))
+            }
+            opened => opened,
+        };
+        let put = file.and_then(|file| {
+            write_all(&file, parts)?;
+            // Before its name says that it is whole.
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        });
+        if put.is_err() {
+            // What is left of it is nobody's.
+            let _ = fs::remove_file(&new);
+        }
+        put.and_then(|()| sync(dir)).within(named)
+    }
+
+    fn list(&self, sort: Sort) -> Result<Vec<Listed>> {
+        let mut listed = Vec::new();
+        let mut read = |dir: &Path| -> Result<()> {
+            let named = || dir.display().to_string();
+            for entry in fs::read_dir(dir).within(named)? {
+                let entry = entry.within(named)?;
+                let name = entry.file_name();
+                let Some(id) = name.to_str().and_then(|name| name.parse::<Id>().ok()) else {
+                    continue;
+                };
+                let metadata = match entry.metadata() {
+                    // Removed since.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    metadata => metadata.within(named)?,
+                };
+                let written = metadata.modified().within(named)?;
+                listed.push(Listed { id, len: metadata.len(), written });
+            }
+            Ok(())
+        };
+        match sort {
+            Sort::Packs => {
+                for first in 0..=u8::MAX {
+                    read(&self.dir.join(format!("packs/{first:02x}")))?;
+                }
+            }
+            Sort::Indexes => read(&self.dir.join("index"))?,
+            Sort::Snapshots => read(&self.dir.join("snapshots"))?,
+        }
+        Ok(listed)
+    }
+
+    fn remove(&self, object: Object) -> Result<()> {
+        let path = self.path(object);
+        self.open.remove(&object);
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        removed
+            .and_then(|()| sync(path.parent().unwrap_or(&self.dir)))
+            .within(|| path.display().to_string())
+    }
+}

@@ -1,0 +1,97 @@
+//! Where the objects of a store lie: written once, whole, never changed.
+
+mod folder;
+
+use std::fmt;
+use std::time::SystemTime;
+
+use super::id::Id;
+use crate::error::Result;
+
+pub use folder::Folder;
+
+/// The name of an object; `docs/store-format.md`, "Objects".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Object {
+    /// What kind of store it is.
+    Config,
+    /// Blocks and map pages.
+    Pack(Id),
+    /// Where blocks and pages lie.
+    Index(Id),
+    /// A snapshot record.
+    Snapshot(Id),
+}
+
+/// What sort of object, for listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    /// [`Object::Pack`].
+    Packs,
+    /// [`Object::Index`].
+    Indexes,
+    /// [`Object::Snapshot`].
+    Snapshots,
+}
+
+/// An object that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id.
+    pub id: Id,
+    /// Its length in bytes.
+    pub len: u64,
+    /// When it was written, by the clock of whoever keeps it.
+    pub written: SystemTime,
+}
+
+/// A place for objects.
+///
+/// Calls come from several threads at once, and from other processes and machines beside.
+pub trait Objects: Send + Sync + fmt::Debug {
+    /// What messages call the store.
+    fn name(&self) -> String;
+
+    /// The length of an object in bytes.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](crate::error::Kind::NotFound) if it is not there, and the host's.
+    fn len(&self, object: Object) -> Result<u64>;
+
+    /// Fills `buf` with the bytes at `offset`: all of it, or an error.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](crate::error::Kind::NotFound) if the object is not there,
+    /// [`Kind::Corrupt`](crate::error::Kind::Corrupt) if it ends before, and the host's.
+    fn read_at(&self, object: Object, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Makes an object of `parts`, one behind the other. Once this returns it is on stable storage,
+    /// under its name and whole. One of the same name is the same object.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`](crate::error::Kind::NoSpace), and the host's: nothing of it is left then.
+    fn put(&self, object: Object, parts: &[&[u8]]) -> Result<()>;
+
+    /// All objects of a sort, in no order.
+    ///
+    /// # Errors
+    /// The host's.
+    fn list(&self, sort: Sort) -> Result<Vec<Listed>>;
+
+    /// Removes an object. That it is not there is no failure.
+    ///
+    /// # Errors
+    /// The host's.
+    fn remove(&self, object: Object) -> Result<()>;
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config => f.write_str("config"),
+            Self::Pack(id) => write!(f, "packs/{:02x}/{id}", id.0[0]),
+            Self::Index(id) => write!(f, "index/{id}"),
+            Self::Snapshot(id) => write!(f, "snapshots/{id}"),
+        }
+    }
+}

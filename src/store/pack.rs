@@ -1,0 +1,185 @@
+//! Packs: blocks and map pages, one behind the other (`docs/store-format.md`, "Pack").
+
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::VERSION;
+use super::cause::Cause;
+use super::id::{BlobKind, Id};
+use crate::wire;
+
+const MAGIC: [u8; 8] = *b"STRATAPK";
+const BLOB: [u8; 4] = *b"SBLB";
+
+/// Bytes from which on a pack is full.
+pub(super) const FULL: usize = 32 << 20;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct PackHeader {
+    magic: [u8; 8],
+    version: U16,
+    flags: U16,
+    zero: U32,
+    store: [u8; 16],
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct BlobHeader {
+    magic: [u8; 4],
+    kind: u8,
+    encoding: u8,
+    zero: U16,
+    stored: U32,
+    plain: U32,
+    id: Id,
+    stored_crc: U32,
+    header_crc: U32,
+}
+
+const PACK_HEADER: usize = size_of::<PackHeader>();
+const BLOB_HEADER: usize = size_of::<BlobHeader>();
+const _: () = assert!(PACK_HEADER == 32 && BLOB_HEADER == 56);
+
+/// How the bytes of a blob are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Plain,
+    Zstd,
+}
+
+/// A blob of a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Blob {
+    pub(super) id: Id,
+    pub(super) kind: BlobKind,
+    /// Where its stored bytes begin in the pack.
+    pub(super) at: u32,
+    pub(super) stored: u32,
+    pub(super) plain: u32,
+    pub(super) encoding: Encoding,
+}
+
+/// A pack being filled.
+#[derive(Debug)]
+pub(super) struct Filling {
+    bytes: Vec<u8>,
+    blobs: Vec<Blob>,
+}
+
+impl Filling {
+    pub(super) fn new(store: [u8; 16]) -> Self {
+        let header = PackHeader {
+            magic: MAGIC,
+            version: VERSION.into(),
+            flags: 0.into(),
+            zero: 0.into(),
+            store,
+        };
+        Self { bytes: header.as_bytes().to_vec(), blobs: Vec::new() }
+    }
+
+    /// Adds a blob of at most 4 MiB, stored and plain.
+    pub(super) fn add(
+        &mut self,
+        kind: BlobKind,
+        id: Id,
+        encoding: Encoding,
+        plain: u32,
+        stored: &[u8],
+    ) {
+        let mut header = BlobHeader {
+            magic: BLOB,
+            kind: match kind {
+                BlobKind::Block => 1,
+                BlobKind::Page => 2,
+            },
+            encoding: match encoding {
+                Encoding::Plain => 0,
+                Encoding::Zstd => 1,
+            },
+            zero: 0.into(),
+            stored: (stored.len() as u32).into(),
+            plain: plain.into(),
+            id,
+            stored_crc: crc32c::crc32c(stored).into(),
+            header_crc: 0.into(),
+        };
+        header.header_crc = crc32c::crc32c(header.as_bytes()).into();
+        self.bytes.extend_from_slice(header.as_bytes());
+        // A pack is closed long before it has 4 GiB.
+        let at = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(stored);
+        self.blobs.push(Blob { id, kind, at, stored: stored.len() as u32, plain, encoding });
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.len() >= FULL
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.blobs.is_empty()
+    }
+
+    /// Its bytes, and what is in it.
+    pub(super) fn finish(self) -> (Vec<u8>, Vec<Blob>) {
+        (self.bytes, self.blobs)
+    }
+}
+
+/// What is in a pack, by the headers of its blobs; the pack of another store is refused.
+pub(super) fn scan(bytes: &[u8], store: [u8; 16]) -> Result<Vec<Blob>, Cause> {
+    let header: &PackHeader = wire::record(bytes, 0).ok_or(Cause::Magic)?;
+    if header.magic != MAGIC || header.store != store {
+        return Err(Cause::Magic);
+    }
+    if header.version.get() != VERSION {
+        return Err(Cause::Version(header.version.get()));
+    }
+    if header.flags.get() != 0 || header.zero.get() != 0 {
+        return Err(Cause::NotZero(10));
+    }
+    let mut blobs = Vec::new();
+    let mut at = PACK_HEADER;
+    while at < bytes.len() {
+        let fault = |what| Cause::PackBlob { at: at as u64, what };
+        let header: &BlobHeader = wire::record(bytes, at).ok_or(fault("is cut short"))?;
+        if header.magic != BLOB {
+            return Err(fault("does not begin as one"));
+        }
+        let mut summed =
+            BlobHeader::read_from_bytes(header.as_bytes()).map_err(|_| fault("is cut short"))?;
+        summed.header_crc = 0.into();
+        if crc32c::crc32c(summed.as_bytes()) != header.header_crc.get() {
+            return Err(fault("its header does not match its checksum"));
+        }
+        let kind = match header.kind {
+            1 => BlobKind::Block,
+            2 => BlobKind::Page,
+            _ => return Err(fault("is of no known kind")),
+        };
+        let encoding = match header.encoding {
+            0 => Encoding::Plain,
+            1 => Encoding::Zstd,
+            _ => return Err(fault("is in no known encoding")),
+        };
+        let start = at + BLOB_HEADER;
+        let stored = bytes.get(start..).and_then(|rest| rest.get(..header.stored.get() as usize));
+        let stored = stored.ok_or(fault("is cut short"))?;
+        if crc32c::crc32c(stored) != header.stored_crc.get() {
+            return Err(fault("does not match its checksum"));
+        }
+        let place = u32::try_from(start).map_err(|_| fault("lies beyond 4 GiB"))?;
+        blobs.push(Blob {
+            id: header.id,
+            kind,
+            at: place,
+            stored: header.stored.get(),
+            plain: header.plain.get(),
+            encoding,
+        });
+        at = start + stored.len();
+    }
+    Ok(blobs)
+}

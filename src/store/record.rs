@@ -1,0 +1,56 @@
+//! Snapshot records: what makes a snapshot exist (`docs/store-format.md`, "Snapshot record").
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::id::Id;
+
+/// A snapshot: one or more disks as they were at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The series it belongs to.
+    pub series: String,
+    /// Of when it is.
+    pub time: Timestamp,
+    /// What it was given besides, in order.
+    pub tags: Vec<String>,
+    /// What it was compared with when it was made.
+    pub parent: Option<Id>,
+    /// What it was made of.
+    pub source: String,
+    /// Where it was made.
+    pub host: String,
+    /// By what program.
+    pub program: String,
+    /// Its disks, one at least.
+    pub disks: Vec<DiskRecord>,
+}
+
+/// A disk of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskRecord {
+    /// What it is called among the disks of the snapshot.
+    pub name: String,
+    /// Bytes of the disk.
+    pub size: u64,
+    /// The root page of its map.
+    pub root: Id,
+    /// Blocks that are not zeros.
+    pub blocks: u64,
+    /// Blocks that the store did not have before.
+    pub new_blocks: u64,
+    /// What was stored for them and for new pages, in bytes.
+    pub new_bytes: u64,
+}
+
+/// A snapshot that is in a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// The id of its record.
+    pub id: Id,
+    /// What the record says.
+    #[serde(flatten)]
+    pub record: Record,
+}

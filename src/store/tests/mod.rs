@@ -1,0 +1,161 @@
+//! Stores in temporary folders.
+
+mod chain;
+mod check;
+mod damage;
+mod index;
+mod model;
+mod names;
+mod packs;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use tempfile::TempDir;
+
+use super::objects::Folder;
+use super::{NewDisk, NewSnapshot, Progress, Settings, Snapshot, SnapshotLayer, Store};
+use crate::block::{BlockSource, Cache, MemorySource};
+use crate::chain::Chain;
+use crate::error::Result;
+
+/// Bytes of a block in most tests: the least that is allowed.
+const BLOCK: usize = 16 << 10;
+
+/// A store in a folder that goes with it.
+struct Place {
+    dir: TempDir,
+    store: Arc<Store>,
+    cache: Arc<Cache>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let cache = Cache::new(0);
+        let settings = Settings { block_size: BLOCK as u32, ..Settings::default() };
+        let store = Store::init(&dir.path().join("store"), settings, &cache).unwrap();
+        Self { dir, store: Arc::new(store), cache }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// The store as another process finds it, with nothing in a cache.
+    fn again(&self) -> Result<Arc<Store>> {
+        let objects = Arc::new(Folder::new(&self.path()));
+        Store::open(objects, &Cache::new(0)).map(Arc::new)
+    }
+
+    /// The same, though indexes may be damaged.
+    fn again_damaged(&self) -> Store {
+        Store::open_damaged(Arc::new(Folder::new(&self.path())), &Cache::new(0)).unwrap()
+    }
+
+    fn create(
+        &self,
+        series: &str,
+        second: i64,
+        disk: &[u8],
+        parent: Option<&Snapshot>,
+    ) -> Snapshot {
+        let new = new(series, second, disk, parent);
+        self.store.create(new, &Progress::default()).unwrap()
+    }
+}
+
+fn new(series: &str, second: i64, disk: &[u8], parent: Option<&Snapshot>) -> NewSnapshot {
+    let source = Arc::new(MemorySource::new(disk.to_vec()));
+    NewSnapshot {
+        series: series.to_owned(),
+        time: Timestamp::from_second(second).unwrap(),
+        tags: vec![],
+        parent: parent.cloned(),
+        source: "memory".to_owned(),
+        host: "here".to_owned(),
+        disks: vec![NewDisk { name: "disk".to_owned(), source }],
+    }
+}
+
+/// The whole disk of a snapshot.
+fn read(store: &Arc<Store>, snapshot: &Snapshot) -> Result<Vec<u8>> {
+    let layer = SnapshotLayer::new(Arc::clone(store), &snapshot.record.disks[0])?;
+    let chain = Chain::new(vec![Arc::new(layer)], Cache::new(0))?;
+    let mut disk = vec![0xee; chain.len() as usize];
+    chain.read_at(0, &mut disk)?;
+    Ok(disk)
+}
+
+/// Bytes that do not compress, and differ by `seed`.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_snapshot_reads_as_the_disk() {
+    let place = Place::new();
+    let mut disk = vec![0; 100 * BLOCK + 777];
+    disk[5 * BLOCK..7 * BLOCK + 9].copy_from_slice(&noise(1, 2 * BLOCK + 9));
+    disk[50 * BLOCK..60 * BLOCK].fill(7);
+    disk[100 * BLOCK..].fill(9);
+    let progress = Progress::default();
+    let made = place.store.create(new("web", 1, &disk, None), &progress).unwrap();
+    let told = &made.record.disks[0];
+    // Three of noise, ten that are the same one, and the last.
+    assert_eq!((told.size, told.blocks, told.new_blocks), (disk.len() as u64, 14, 5));
+    assert_eq!(progress.done.load(Ordering::Relaxed), disk.len() as u64);
+    let again = place.again().unwrap();
+    let (found, chosen) = again.select("web").unwrap();
+    assert_eq!((&found, &chosen), (&made, told));
+    assert!(read(&again, &found).unwrap() == disk);
+}
+
+#[test]
+fn disks_of_zeros_and_of_nothing_are_stored_as_a_record() {
+    let place = Place::new();
+    for len in [0, 1, BLOCK, 3000 * BLOCK + 1] {
+        let disk = vec![0; len];
+        let made = place.create("zeros", 1, &disk, None);
+        assert!(made.record.disks[0].root.is_zero());
+        assert!(read(&place.store, &made).unwrap() == disk, "{len} bytes");
+    }
+    assert_eq!(place.store.usage().unwrap().packs, 0);
+}
+
+#[test]
+fn maps_of_several_levels() {
+    let place = Place::new();
+    // 1,024 blocks are one page; these are two and a bit, below a page of level 1.
+    let mut disk = vec![0; 2100 * BLOCK];
+    for (seed, block) in [0, 1023, 1024, 2047, 2048, 2099].into_iter().enumerate() {
+        disk[block * BLOCK..][..BLOCK].copy_from_slice(&noise(seed as u64, BLOCK));
+    }
+    let first = place.create("large", 1, &disk, None);
+    assert!(read(&place.again().unwrap(), &first).unwrap() == disk);
+    disk[1500 * BLOCK..][..100].fill(1);
+    let second = place.create("large", 2, &disk, Some(&first));
+    assert_eq!(second.record.disks[0].new_blocks, 1);
+    assert!(read(&place.again().unwrap(), &second).unwrap() == disk);
+    // Cut off, and grown again.
+    let third = place.create("large", 3, &disk[..900 * BLOCK + 5], Some(&second));
+    assert_eq!(third.record.disks[0].new_blocks, 0);
+    assert!(read(&place.store, &third).unwrap() == disk[..900 * BLOCK + 5]);
+    let fourth = place.create("large", 4, &disk, Some(&third));
+    assert_eq!(fourth.record.disks[0].new_blocks, 0);
+    assert_eq!(fourth.record.disks[0].root, second.record.disks[0].root);
+}
+
+#[test]
+fn stopping_leaves_no_snapshot() {
+    let place = Place::new();
+    let progress = Progress::default();
+    progress.stop.store(true, Ordering::Relaxed);
+    let error =
+        place.store.create(new("web", 1, &noise(1, 3 * BLOCK), None), &progress).unwrap_err();
+    assert!(error.to_string().contains("stopped"), "{error}");
+    assert_eq!(place.again().unwrap().snapshots().unwrap(), []);
+}
