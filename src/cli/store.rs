@@ -38,7 +38,7 @@ enum Command {
         block_size: u64,
 
         /// How hard to compress: zstd's levels
-        #[arg(long, value_name = "LEVEL", default_value_t = 3)]
+        #[arg(long, value_name = "LEVEL", default_value_t = 4)]
         #[arg(value_parser = clap::value_parser!(i32).range(1..=19))]
         level: i32,
     },

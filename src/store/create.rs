@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -23,7 +24,7 @@ use super::objects::Object;
 use super::pack::{Blob, Encoding, Filling};
 use super::record::{DiskRecord, Record, Snapshot};
 use super::sealed::{self, Sealed};
-use crate::block::{BlockSource, is_zero};
+use crate::block::{BlockSource, Extent, is_zero};
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// Blobs from which on an index is written before the snapshot is whole: what is in an index need not be
@@ -179,6 +180,12 @@ impl Store {
     }
 }
 
+/// Up to where a disk is known to be data, or a hole.
+struct Run {
+    end: u64,
+    hole: bool,
+}
+
 /// One worker's way through a disk.
 struct Stretch<'a> {
     store: &'a Store,
@@ -208,7 +215,7 @@ impl<'a> Stretch<'a> {
             None => None,
         };
         let mut ids = Vec::with_capacity(FANOUT as usize);
-        let mut hole_end = start;
+        let mut extent = Run { end: start, hole: false };
         let mut at = start;
         while at < end {
             if self.writer.progress.stop.load(Ordering::Relaxed) {
@@ -216,24 +223,33 @@ impl<'a> Stretch<'a> {
             }
             let len = block_size.min(end - at);
             let old = before.as_ref().map(|page| page.get(ids.len() as u64));
-            while hole_end < at + len && hole_end >= at {
-                let extent = self.source.extent_at(hole_end)?;
-                if !extent.hole {
-                    break;
-                }
-                hole_end += extent.len;
-            }
-            let id = match hole_end >= at + len {
+            let id = match self.is_hole(at..at + len, &mut extent)? {
                 true => Id::ZERO,
                 false => self.block(at, len as usize, old)?,
             };
             ids.push(id);
             at += len;
-            hole_end = hole_end.max(at);
             self.writer.progress.done.fetch_add(len, Ordering::Relaxed);
         }
         let count = ids.iter().filter(|id| !id.is_zero()).count() as u64;
         Ok((self.writer.map_page(&ids)?, count))
+    }
+
+    /// Whether the source has nothing but holes in `range`. `run` is what is known from before, and what is known
+    /// then: asking takes longer than one thinks.
+    fn is_hole(&self, range: Range<u64>, run: &mut Run) -> Result<bool> {
+        let mut at = range.start;
+        while at < range.end {
+            if run.end <= at {
+                let Extent { len, hole } = self.source.extent_at(at)?;
+                *run = Run { end: at.saturating_add(len), hole };
+            }
+            if !run.hole {
+                return Ok(false);
+            }
+            at = run.end;
+        }
+        Ok(true)
     }
 
     /// The id of the block at `at`, which is stored unless it is that of `old`.

@@ -54,9 +54,9 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// 128 KiB at level 3; measured in `docs/store-format.md`, "Blocks".
+    /// 128 KiB at level 4; measured in `docs/store-format.md`, "Blocks".
     fn default() -> Self {
-        Self { block_size: 128 << 10, level: 3 }
+        Self { block_size: 128 << 10, level: 4 }
     }
 }
 

@@ -77,7 +77,10 @@ impl Filling {
             zero: 0.into(),
             store,
         };
-        Self { bytes: header.as_bytes().to_vec(), blobs: Vec::new() }
+        // As much as it will take: growing would copy it all, again and again.
+        let mut bytes = Vec::with_capacity(FULL + (1 << 20));
+        bytes.extend_from_slice(header.as_bytes());
+        Self { bytes, blobs: Vec::new() }
     }
 
     /// Adds a blob of at most 4 MiB, stored and plain.
