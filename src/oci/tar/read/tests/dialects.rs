@@ -309,6 +309,29 @@ fn attributes() {
     assert_eq!(entry.xattrs, [(b"system.posix_acl_access".to_vec(), b"raw".to_vec())]);
 }
 
+/// libarchive before 3.8 puts the name as in a URL into both of its records: bsdtar 3.6 unpacks two
+/// attributes, GNU tar the wrong one. The name is what libarchive's own record says.
+#[test]
+fn a_name_escaped_in_both_forms_is_one_attribute() {
+    let names = |records: &[(&str, &[u8])]| {
+        let entry = only(Tar::default().records(b'x', records).file(b"file", b""));
+        let names = entry.xattrs.iter().map(|(name, _)| name.escape_ascii().to_string());
+        names.collect::<Vec<_>>()
+    };
+    let star: (&str, &[u8]) = ("SCHILY.xattr.user.a%20b%3Dc", b"v");
+    let libarchive: (&str, &[u8]) = ("LIBARCHIVE.xattr.user.a%20b%3Dc", b"dg");
+    assert_eq!(names(&[libarchive, star]), ["user.a b=c"]);
+    assert_eq!(names(&[star, libarchive]), ["user.a b=c"]);
+    // Alone it is as GNU tar has it, and with another value another attribute.
+    assert_eq!(names(&[star]), ["user.a%20b=c"]);
+    assert_eq!(names(&[libarchive, (star.0, b"w")]), ["user.a b=c", "user.a%20b=c"]);
+    // As libarchive writes them since: each in its own way.
+    assert_eq!(
+        names(&[("LIBARCHIVE.xattr.user.a%20b", b"dg"), ("SCHILY.xattr.user.a b", b"v")]),
+        ["user.a b"]
+    );
+}
+
 #[test]
 fn a_link_that_claims_contents_has_them_or_not() {
     let link = |size| linked(header(b'1', b"link", size), b"a");
