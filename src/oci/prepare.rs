@@ -32,7 +32,7 @@ pub struct Progress {
     /// Those that have been.
     pub done: AtomicU64,
     /// Set to stop: preparing then fails soon.
-    pub stop: AtomicBool,
+    pub stop: Arc<AtomicBool>,
 }
 
 /// Makes the layers of `image` ready, the bottom one first. What `kept` has is taken from there,
@@ -96,7 +96,22 @@ impl Stage<'_> {
                 }
             }
         }
-        self.make(layer, kept)
+        match self.make(layer, kept) {
+            // A full disk is no reason not to look into an image, if there is another.
+            Err(error) if error.kind() == Kind::NoSpace && kept.is_some() => {
+                let temporary = std::env::temp_dir();
+                let shown = temporary.display();
+                log::warn!("the layer is not kept, but in {shown} for the time being: {error}");
+                let made = self.make(layer, None);
+                made.map_err(|error| match error.kind() {
+                    Kind::NoSpace => error.with_hint(
+                        "STRATA_CACHE_DIR=DIR or TMPDIR=DIR names a folder where there is room",
+                    ),
+                    _ => error,
+                })
+            }
+            made => made,
+        }
     }
 
     /// The layer by an index that was kept.
@@ -134,9 +149,13 @@ impl Stage<'_> {
         };
         let mut stream = BufReader::with_capacity(READ, stream);
         let how = span::detect(stream.fill_buf().map_err(Error::io)?);
-        let max_len = kept.map_or(u64::MAX, |(kept, _)| kept.limit());
-        let side_file = Some(Side { file: side.writer()?, max_len });
-        let options = span::Options { side: side_file, ..span::Options::default() };
+        let max_len = self.kept.map_or(u64::MAX, LayerCache::limit);
+        let options = span::Options {
+            max_len: span::Options::max_len_of(how, layer.size),
+            side: Some(Side { file: side.writer()?, max_len }),
+            stop: Arc::clone(&self.progress.stop),
+            ..span::Options::default()
+        };
         let mut reader = tar::Reader::new(Pass::new(stream, how, options)?);
         let mut builder = Builder::new()?;
         while let Some(entry) = reader.next()? {
@@ -193,7 +212,7 @@ fn keep_index(kept: &LayerCache, key: &str, bytes: &[u8]) -> Result<Layer> {
 }
 
 fn stopped() -> Error {
-    Error::new(Kind::Io, "stopped")
+    Error::new(Kind::Io, "interrupted")
 }
 
 fn facts(blob: &Digest, passed: &Passed) -> Facts {
