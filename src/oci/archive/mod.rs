@@ -4,6 +4,9 @@
 //!
 //! Only what archives of images need: names and sizes in all their forms, and links within the
 //! archive. A name with `..` in it is nobody's.
+//!
+//! The reader of layers (`oci/tar`) would take the whole archive: it reads a stream that cannot jump, as
+//! layers are compressed, and everything in it counts for a digest.
 
 use std::collections::HashMap;
 use std::sync::Arc;

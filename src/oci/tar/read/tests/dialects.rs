@@ -1,5 +1,8 @@
 //! What no program at hand writes, or none any more: each dialect and quirk by hand.
 
+use std::io::{BufReader, Read};
+
+use super::super::Reader;
 use super::super::cause::Cause;
 use super::builder::*;
 use crate::oci::tar::header::{Header, octal, put};
@@ -172,6 +175,36 @@ fn binary_numbers() {
     let entry = only(Tar::default().member(file, b"abc"));
     assert_eq!((entry.uid, entry.gid, entry.size), (u32::MAX - 1, 1 << 21, 3));
     assert_eq!(entry.modified, Time { seconds: -1, nanos: 0 });
+}
+
+/// A size that octal digits have no room for, of a file without holes; the stream is made as it is read.
+#[test]
+fn a_file_of_more_than_8_gib() {
+    const LEN: u64 = (9 << 30) + 5;
+    let mut binary = gnu(b'0', b"large", 0);
+    binary.size = *b"\x80\0\0\0\0\0\0\x02\x40\0\0\x05";
+    let of = |start: Tar| {
+        let padding = LEN.next_multiple_of(512) - LEN;
+        let zeros = BufReader::with_capacity(1 << 20, std::io::repeat(0)).take(LEN + padding);
+        let rest = Tar::default().file(b"behind", b"abc").end();
+        let start = start.0;
+        let place = start.len() as u64;
+        let mut reader = Reader::new(start.as_slice().chain(zeros).chain(rest.as_slice()));
+        let large = reader.next().unwrap().unwrap();
+        assert_eq!((large.size, large.runs), (LEN, vec![Run { at: 0, len: LEN, place }]));
+        let behind = reader.next().unwrap().unwrap();
+        let place = place + LEN + padding + 512;
+        assert_eq!(
+            (behind.path, behind.runs),
+            (b"behind".to_vec(), vec![Run { at: 0, len: 3, place }])
+        );
+        assert_eq!(reader.next().unwrap(), None);
+    };
+    of(Tar::default().member(binary, b""));
+    let said = LEN.to_string();
+    of(Tar::default()
+        .records(b'x', &[("size", said.as_bytes())])
+        .member(header(b'0', b"large", 0), b""));
 }
 
 #[test]
