@@ -24,6 +24,10 @@ use crate::error::{Error, Kind, Result, ResultExt};
 /// Bytes read at once from a blob.
 const READ: usize = 256 << 10;
 
+/// Bytes that a layer's side file may take, however little may be kept: without it the layer cannot be
+/// read at all.
+const LEAST_SIDE: u64 = 1 << 30;
+
 /// How far preparing has come, for whoever watches. Layers whose index is there do not count.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -149,7 +153,7 @@ impl Stage<'_> {
         };
         let mut stream = BufReader::with_capacity(READ, stream);
         let how = span::detect(stream.fill_buf().map_err(Error::io)?);
-        let max_len = self.kept.map_or(u64::MAX, LayerCache::limit);
+        let max_len = self.kept.map_or(u64::MAX, |kept| kept.limit().max(LEAST_SIDE));
         let options = span::Options {
             max_len: span::Options::max_len_of(how, layer.size),
             side: Some(Side { file: side.writer()?, max_len }),
