@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use stratafs::oci::tar::{Entry, EntryKind, Reader};
+use stratafs::oci::{Algorithm, Digest};
 
 use crate::compare::{bsd, shown};
-use crate::support::{fixture, run, strata, tool};
+use crate::support::{fixture, strata, tool};
 
 fn tars() -> Vec<(String, PathBuf)> {
     let files = fs::read_dir(fixture("libarchive")).unwrap().map(|file| file.unwrap().path());
@@ -20,16 +21,31 @@ fn tars() -> Vec<(String, PathBuf)> {
 }
 
 /// What is refused, and why.
-const REFUSED: [(&str, &str); 2] = [
+const REFUSED: [(&str, &str); 3] = [
     // Its map has comments, which GNU tar refuses as well.
     (
         "test_read_format_gtar_sparse_1_17_posix10_modified.tar",
         "member at 0x400: the map of a sparse file is no list of numbers (corrupt image)",
     ),
+    // What bsdtar once wrote: the extended header tells the size with the holes, the header itself the one
+    // without. Whoever takes the extended header's everywhere, as GNU tar and we do, cannot read it.
+    (
+        "test_read_format_gtar_sparse_skip_entry.tar.Z",
+        "the tar ends at 0x2200, within the contents of a member (corrupt image)",
+    ),
     (
         "test_read_format_tar_invalid_pax_size.tar",
         "member at 0x0: record size of the extended header has a value that makes no sense (corrupt image)",
     ),
+];
+
+/// What bsdtar reads otherwise than we do.
+const OTHERWISE: [&str; 2] = [
+    // A folder of V7 that claims to be of one byte. GNU tar and Go's archive/tar pass over a block, as we do:
+    // the next member is in it. bsdtar takes none of what a folder claims.
+    "test_compat_tar_directory_1.tar",
+    // A hard link that claims a size, without contents: bsdtar writes zeros for it, and GNU tar nothing.
+    "test_compat_tar_hardlink_1.tar",
 ];
 
 /// What bsdtar cannot write again: the name is UTF-8 by its header, and is none.
@@ -80,11 +96,19 @@ fn tars_of_libarchive() {
             assert!(!copy().status.success(), "bsdtar writes {name} again");
             continue;
         }
-        let theirs = members(&run(&mut bsd_copy(&path)).stdout).unwrap();
-        same(&name, &ours, &theirs);
-        let all = run(bsd().arg("-xOf").arg(&path)).stdout;
+        let theirs = members(&copy().stdout).unwrap();
+        let mut found: Vec<_> = differences(&ours, &theirs).collect();
+        // It fails where a name is empty, and goes on.
+        let all = bsd().arg("-xOf").arg(&path).stderr(Stdio::null()).output().unwrap().stdout;
         let contents: Vec<u8> = ours.iter().flat_map(|(_, contents)| contents).copied().collect();
-        assert!(contents == all, "contents of {name}");
+        if contents != all {
+            found.push("contents".to_owned());
+        }
+        if OTHERWISE.contains(&&*name) {
+            assert!(!found.is_empty(), "bsdtar reads {name} as we do");
+        } else {
+            assert!(found.is_empty(), "{name}: {found:#?}");
+        }
         compared += 1;
     }
     let wanted = REFUSED.map(|(name, why)| (name.to_owned(), why.to_owned()));
@@ -100,8 +124,11 @@ fn bsd_copy(path: &Path) -> Command {
     copy
 }
 
-#[track_caller]
-fn same(name: &str, ours: &[(Entry, Vec<u8>)], theirs: &[(Entry, Vec<u8>)]) {
+/// What the one says of a member, and the other does not.
+fn differences(
+    ours: &[(Entry, Vec<u8>)],
+    theirs: &[(Entry, Vec<u8>)],
+) -> impl Iterator<Item = String> {
     let told = |(entry, contents): &(Entry, Vec<u8>)| {
         let path = shown(entry.path.strip_suffix(b"/").unwrap_or(&entry.path));
         let kind = match &entry.kind {
@@ -112,16 +139,21 @@ fn same(name: &str, ours: &[(Entry, Vec<u8>)], theirs: &[(Entry, Vec<u8>)]) {
         // A hard link has what its target has.
         let attributes = match entry.kind {
             EntryKind::HardLink(_) => None,
-            _ => Some((entry.mode, entry.uid, entry.gid, entry.modified, contents.clone())),
+            _ => Some((entry.mode, entry.uid, entry.gid, entry.modified, digest(contents))),
         };
         (path, kind, attributes)
     };
-    let (ours, theirs): (Vec<_>, Vec<_>) =
-        (ours.iter().map(told).collect(), theirs.iter().map(told).collect());
-    for (ours, theirs) in ours.iter().zip(&theirs) {
-        assert_eq!(ours, theirs, "{name}");
-    }
-    assert_eq!(ours.len(), theirs.len(), "{name}");
+    let count = ours.len().max(theirs.len());
+    let told = |members: &[(Entry, Vec<u8>)]| -> Vec<_> {
+        let all = members.iter().map(|member| Some(told(member)));
+        all.chain(std::iter::repeat(None)).take(count).collect()
+    };
+    let pairs = told(ours).into_iter().zip(told(theirs));
+    pairs.filter(|(ours, theirs)| ours != theirs).map(|pair| format!("{pair:?}"))
+}
+
+fn digest(contents: &[u8]) -> String {
+    Digest::of(Algorithm::Sha256, contents).to_string()
 }
 
 /// The program opens each, as a tarball or whatever else it may be, or says in a line why it does not.
@@ -131,7 +163,9 @@ fn the_program_opens_tars_of_libarchive() {
         let mut ls = strata();
         let output = ls.args(["ls", "-lR", "--layer-cache-size=0"]).arg(&path).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        let refused = REFUSED.iter().find(|(refused, _)| *refused == name);
+        // What is compressed with what we do not know is no tarball to us.
+        let is_tar = !name.ends_with(".Z");
+        let refused = REFUSED.iter().find(|(refused, _)| is_tar && *refused == name);
         assert_eq!(output.status.code(), Some(i32::from(refused.is_some())), "{name}: {said}");
         if let Some((_, why)) = refused {
             assert!(said.lines().count() == 1 && said.trim_end().ends_with(why), "{said}");
