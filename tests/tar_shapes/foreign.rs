@@ -39,6 +39,16 @@ const REFUSED: [(&str, &str); 3] = [
     ),
 ];
 
+/// What is compressed as we do not know.
+const OTHERS: [(&str, &str); 6] = [
+    (".tar.lz4", "lz4"),
+    (".tar.lz", "lzip"),
+    (".tar.lzma", "lzma"),
+    (".tar.lzo", "lzop"),
+    (".tar.lrz", "lrzip"),
+    (".tar.Z", "uncompress"),
+];
+
 /// What bsdtar reads otherwise than we do.
 const OTHERWISE: [&str; 2] = [
     // A folder of V7 that claims to be of one byte. GNU tar and Go's archive/tar pass over a block, as we do:
@@ -163,12 +173,20 @@ fn the_program_opens_tars_of_libarchive() {
         let mut ls = strata();
         let output = ls.args(["ls", "-lR", "--layer-cache-size=0"]).arg(&path).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        // What is compressed with what we do not know is no tarball to us.
-        let is_tar = !name.ends_with(".Z");
-        let refused = REFUSED.iter().find(|(refused, _)| is_tar && *refused == name);
-        assert_eq!(output.status.code(), Some(i32::from(refused.is_some())), "{name}: {said}");
-        if let Some((_, why)) = refused {
-            assert!(said.lines().count() == 1 && said.trim_end().ends_with(why), "{said}");
+        let packed = OTHERS.iter().find(|(ending, _)| name.ends_with(ending));
+        let why = match packed {
+            Some((_, program)) => {
+                Some(format!(": the archive is compressed ({program}) (not supported)"))
+            }
+            None => REFUSED.iter().find(|(refused, _)| *refused == name).map(|it| it.1.to_owned()),
+        };
+        assert_eq!(output.status.code(), Some(i32::from(why.is_some())), "{name}: {said}");
+        if let Some(why) = why {
+            let mut lines = said.lines();
+            assert!(lines.next().unwrap().ends_with(&why), "{said}");
+            let hint =
+                packed.map(|(_, program)| format!("hint: decompress it first: {program} -d FILE"));
+            assert_eq!(lines.collect::<Vec<_>>(), hint.as_slice(), "{said}");
         }
     }
 }
