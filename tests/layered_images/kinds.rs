@@ -5,24 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use crate::image::{Place, Registry};
-use crate::seen::{self, Tree, same};
+use crate::seen::{self, CLOCK, Tree, beside_umoci, same};
 use crate::support::{as_nobody, require_open_device, run};
 
-/// Later than all times in the layers: what has such a time was not given one by them.
-const CLOCK: i64 = 1_750_000_000;
-
-/// umoci gives a folder the time of its entry, as the specification wants, but leaves it as the clock has it
-/// where a later entry, a whiteout say, changes what is in it, and where no entry tells of it. Those times
-/// are nobody's.
-fn beside_umoci(mut ours: Tree, theirs: &Tree) -> Tree {
-    for (path, seen) in ours.iter_mut().filter(|(_, seen)| seen.kind == 'd') {
-        if let Some(theirs) = theirs.get(path).filter(|theirs| theirs.modified.0 > CLOCK) {
-            assert!(seen.modified.0 < CLOCK, "{path}: {seen:?}");
-            seen.modified = theirs.modified;
-        }
-    }
-    ours
-}
+/// A file of the Debian root with a time that umoci has no number for.
+const BEYOND: &str = "./oddities/times/2446";
 
 /// What the library shows of a reference.
 #[track_caller]
@@ -100,7 +87,7 @@ fn a_mount_shows_what_umoci_unpacks() {
     // Nobody else may look into it, root neither: they list it themselves.
     let find = |at: &str| {
         format!(
-            "cd {at}; find . -type d -printf '%P|%y|%m|%U:%G\\n' -o -printf '%P|%y|%m|%U:%G|%T@|%s|%n|%l\\n' | LC_ALL=C sort"
+            "cd {at}; find . -path {BEYOND} -prune -o -type d -printf '%P|%y|%m|%U:%G\\n' -o -printf '%P|%y|%m|%U:%G|%T@|%s|%n|%l\\n' | LC_ALL=C sort"
         )
     };
     let ours = inside(&find("mnt"));
