@@ -1,15 +1,16 @@
 //! Layers made ready to be read: their indexes found in the cache, or made in one pass over each.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::cache::{LayerCache, Part, Unfinished};
 use super::image::{Image, LayerBlob};
@@ -300,10 +301,7 @@ impl<'a> Scratch<'a> {
             return Ok(Self::Cached { kept, key, new });
         }
         let dir = std::env::temp_dir();
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&dir, flags, Mode::RUSR | Mode::WUSR);
-        let file = file.map_err(io::Error::from).within(|| dir.display().to_string())?;
-        Ok(Self::Nameless(file.into()))
+        Ok(Self::Nameless(nameless(&dir).within(|| dir.display().to_string())?))
     }
 
     fn writer(&self) -> Result<File> {
@@ -322,6 +320,37 @@ impl<'a> Scratch<'a> {
                 FileSource::new(file, kept.keep(new, key, part)?)
             }
             Self::Nameless(file) => FileSource::new(file, PathBuf::from(part.name())),
+        }
+    }
+}
+
+/// A file in `dir` that has no name.
+fn nameless(dir: &Path) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
+        // NFS, and overlayfs of Linux before 6.1, on which containers have their temporary files.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => unlinked(dir),
+        file => Ok(file?.into()),
+    }
+}
+
+/// The same where no file can be made without a name: it loses its own at once.
+fn unlinked(dir: &Path) -> io::Result<File> {
+    const TRIES: u32 = 1000;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    let mut number = 0;
+    loop {
+        let path = dir.join(format!(".strata-{}-{number}", std::process::id()));
+        match options.open(&path) {
+            Ok(file) => {
+                std::fs::remove_file(path)?;
+                return Ok(file);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < TRIES => {
+                number += 1;
+            }
+            Err(error) => return Err(error),
         }
     }
 }
@@ -352,3 +381,6 @@ impl Read for Stream<'_> {
         Ok(len)
     }
 }
+
+#[cfg(test)]
+mod tests;

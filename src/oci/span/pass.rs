@@ -58,7 +58,7 @@ impl Options {
     pub const SPAN: u64 = 448 << 10;
     /// Larger than any layer that was met.
     pub const MAX_LEN: u64 = 256 << 30;
-    /// What a blob may inflate to however small it is: half a minute's work.
+    /// What a blob may inflate to however small it is: a minute of work.
     const SMALL_LEN: u64 = 32 << 30;
     /// How often a larger blob may hold its own length. Files compress 20 times at most, those that are
     /// mostly zeros 1,000 times.
