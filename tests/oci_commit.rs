@@ -8,10 +8,11 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rng::Rng;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use stratafs::oci::{Algorithm, Digest};
 use support::{require_root, run, stdout, strata, tool};
@@ -369,6 +370,50 @@ fn what_an_ordinary_user_could_not_give_is_in_the_layer() {
     let tar = fs::read(dir.join("layer.tar")).unwrap();
     let holds = |text: &str| tar.windows(text.len()).any(|bytes| bytes == text.as_bytes());
     assert!(holds("SCHILY.xattr.security.x=kept\n") && !holds("override_stat"));
+}
+
+/// Interrupts `commit` once `begun` says that it is at work: it ends with one line and leaves nothing.
+#[track_caller]
+fn interrupted(dir: &Path, args: &[&str], begun: impl Fn() -> bool) {
+    let mut commit = ours(dir);
+    commit.args(["commit", "-q", "--to", "oci:W:new"]).args(args);
+    let mut process = commit.stderr(Stdio::piped()).spawn().unwrap();
+    while !begun() {
+        assert!(process.try_wait().unwrap().is_none(), "{args:?}: it is done already");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    rustix::process::kill_process(Pid::from_child(&process), Signal::INT).unwrap();
+    let Output { status, stderr, .. } = process.wait_with_output().unwrap();
+    let said = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.lines().count() == 1 && said.ends_with(": interrupted\n"), "{said}");
+    assert!(!dir.join("W").exists());
+    let kept = fs::read_dir(dir.join("cache")).unwrap();
+    let kept: Vec<_> = kept.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!kept.iter().any(|name| name.as_encoded_bytes().starts_with(b".")), "{kept:?}");
+}
+
+#[test]
+fn an_interrupt_ends_it_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    // 4 GiB of zeros in 4 MB: while layers are read.
+    let script = "mkdir upper large; truncate -s 4G zeros large/zeros
+        tar -cf small.tar upper
+        tar -cf - zeros | head -c 512 | gzip >header.gz
+        head -c 64M /dev/zero | gzip >part.gz
+        head -c 1024 /dev/zero | gzip >end.gz
+        { cat header.gz; for part in $(seq 64); do cat part.gz; done; cat end.gz; } >zeros.tar.gz";
+    run(tool("sh", "dash").current_dir(dir).args(["-euc", script]));
+    let reads = || {
+        let files = fs::read_dir(dir.join("cache")).into_iter().flatten();
+        files.flatten().any(|file| file.file_name().as_encoded_bytes().starts_with(b".new-"))
+    };
+    interrupted(dir, &["--cow", "upper/", "zeros.tar.gz"], reads);
+    // While one is written.
+    let partial = dir.join("W/.strata-partial/0");
+    let writes = || fs::metadata(&partial).is_ok_and(|file| file.len() > 0);
+    interrupted(dir, &["--cow", "large/", "small.tar"], writes);
 }
 
 /// `STRATA_COMMIT_KILLS` says how often (12 if unset).

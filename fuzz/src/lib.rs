@@ -53,7 +53,7 @@ pub fn read_disk(disk: &dyn BlockSource) {
 /// Passes over `data`, which is compressed so; if there is nothing wrong with it, every read gives
 /// what came out of the pass.
 pub fn pass_and_read(data: &[u8], how: Compression) {
-    let options = Options { span: 2_000, max_len: 4 << 20, side: None };
+    let options = Options { span: 2_000, max_len: 4 << 20, ..Options::default() };
     let Ok(mut pass) = Pass::new(data, how, options) else { return };
     let mut plain = vec![];
     if pass.read_to_end(&mut plain).is_err() {

@@ -24,6 +24,9 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(tree) = Merged::of_layer(part.clone()) {
         walk(&tree);
     }
+    if let Ok(tree) = Merged::of_tarball(part.clone()) {
+        walk(&tree);
+    }
     if let Ok(tree) = Merged::new(vec![part.clone(), part]) {
         walk(&tree);
     }

@@ -28,7 +28,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -38,6 +38,7 @@ use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::Format;
 use crate::oci::cache::LayerCache;
+use crate::oci::prepare::Progress;
 use crate::oci::{self, Platform, registry};
 use crate::open::cow::{Cow, Purpose};
 use crate::open::view::{self, Shown, View};
@@ -180,8 +181,8 @@ pub(crate) struct OpenArgs {
 
     /// What indexes and layers from registries may take in the cache folder
     ///
-    /// The folder is $STRATA_CACHE_DIR, else stratafs in $XDG_CACHE_HOME or ~/.cache. strata cache shows
-    /// what is in it.
+    /// The folder is $STRATA_CACHE_DIR, else stratafs in $XDG_CACHE_HOME or ~/.cache; without HOME, in
+    /// $CACHE_DIRECTORY or the home folder of /etc/passwd. strata cache shows what is in it.
     #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = parse_size)]
     #[arg(help_heading = "Layered images")]
     layer_cache_size: u64,
@@ -261,6 +262,11 @@ impl OpenArgs {
 
     /// What opens references as these options say.
     pub(crate) fn opener(&self) -> Arc<Opener> {
+        self.opener_until(Arc::default())
+    }
+
+    /// The same, which gives up reading layers once `stop` is set.
+    fn opener_until(&self, stop: Arc<AtomicBool>) -> Arc<Opener> {
         Arc::new(Opener {
             format: self.format,
             policy: Policy {
@@ -276,7 +282,7 @@ impl OpenArgs {
                 },
                 cache_dir: LayerCache::user_dir(),
                 cache_limit: self.layer_cache_size,
-                progress: Arc::default(),
+                progress: Arc::new(Progress { stop, ..Progress::default() }),
             },
             cache: Cache::new(self.cache_size),
         })

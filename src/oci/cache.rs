@@ -4,8 +4,10 @@
 //! Everything in it can be made again, and whoever reads it checks it. Files appear whole, under
 //! their name; what is in use may be removed at any time, as it stays open.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,13 +95,17 @@ impl LayerCache {
     }
 
     /// Where the cache of whoever runs this is: `$STRATA_CACHE_DIR`, else `stratafs` in
-    /// `$XDG_CACHE_HOME` or in `.cache` of the home folder.
+    /// `$XDG_CACHE_HOME` or in `.cache` of the home folder. Where `$HOME` is not set, as in jobs of
+    /// cron or a service, that is `$CACHE_DIRECTORY`, which systemd makes for a service that asks for
+    /// it, or else the home folder that `/etc/passwd` tells.
     pub fn user_dir() -> Option<PathBuf> {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-        let below = |dir: PathBuf| dir.join("stratafs");
-        absolute("STRATA_CACHE_DIR")
-            .or_else(|| absolute("XDG_CACHE_HOME").map(below))
-            .or_else(|| absolute("HOME").map(|home| below(home.join(".cache"))))
+        dir_of(
+            |name| std::env::var_os(name),
+            || {
+                let user = rustix::process::geteuid().as_raw();
+                std::fs::read("/etc/passwd").ok().and_then(|text| home_of(user, &text))
+            },
+        )
     }
 
     /// The folder.
@@ -230,6 +236,37 @@ impl LayerCache {
         }
         Ok(())
     }
+}
+
+fn dir_of(
+    variable: impl Fn(&str) -> Option<OsString>,
+    home: impl FnOnce() -> Option<PathBuf>,
+) -> Option<PathBuf> {
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let below = |dir: PathBuf| dir.join("stratafs");
+    let below_home = |home: PathBuf| below(home.join(".cache"));
+    absolute("STRATA_CACHE_DIR")
+        .or_else(|| absolute("XDG_CACHE_HOME").map(below))
+        .or_else(|| absolute("HOME").map(below_home))
+        // Of several that are made for a service the first one.
+        .or_else(|| {
+            let dirs = variable("CACHE_DIRECTORY")?;
+            let first = dirs.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
+            Some(PathBuf::from(OsStr::from_bytes(first)))
+                .filter(|path| path.is_absolute())
+                .map(below)
+        })
+        .or_else(|| home().map(below_home))
+}
+
+/// The home folder of a user, if passwd(5) tells one that is there.
+fn home_of(user: u32, passwd: &[u8]) -> Option<PathBuf> {
+    let home = passwd.split(|&byte| byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|&byte| byte == b':');
+        let id = std::str::from_utf8(fields.nth(2)?).ok()?.parse::<u32>().ok()?;
+        fields.nth(2).filter(|_| id == user)
+    })?;
+    Some(PathBuf::from(OsStr::from_bytes(home))).filter(|home| home.is_absolute() && home.is_dir())
 }
 
 fn taken_apart(name: &str) -> Option<(&str, Part)> {

@@ -1,15 +1,16 @@
 //! Layers made ready to be read: their indexes found in the cache, or made in one pass over each.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::cache::{LayerCache, Part, Unfinished};
 use super::image::{Image, LayerBlob};
@@ -24,6 +25,10 @@ use crate::error::{Error, Kind, Result, ResultExt};
 /// Bytes read at once from a blob.
 const READ: usize = 256 << 10;
 
+/// Bytes that a layer's side file may take, however little may be kept: without it the layer cannot be
+/// read at all.
+const LEAST_SIDE: u64 = 1 << 30;
+
 /// How far preparing has come, for whoever watches. Layers whose index is there do not count.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -32,7 +37,7 @@ pub struct Progress {
     /// Those that have been.
     pub done: AtomicU64,
     /// Set to stop: preparing then fails soon.
-    pub stop: AtomicBool,
+    pub stop: Arc<AtomicBool>,
 }
 
 /// Makes the layers of `image` ready, the bottom one first. What `kept` has is taken from there,
@@ -96,7 +101,22 @@ impl Stage<'_> {
                 }
             }
         }
-        self.make(layer, kept)
+        match self.make(layer, kept) {
+            // A full disk is no reason not to look into an image, if there is another.
+            Err(error) if error.kind() == Kind::NoSpace && kept.is_some() => {
+                let temporary = std::env::temp_dir();
+                let shown = temporary.display();
+                log::warn!("the layer is not kept, but in {shown} for the time being: {error}");
+                let made = self.make(layer, None);
+                made.map_err(|error| match error.kind() {
+                    Kind::NoSpace => error.with_hint(
+                        "STRATA_CACHE_DIR=DIR or TMPDIR=DIR names a folder where there is room",
+                    ),
+                    _ => error,
+                })
+            }
+            made => made,
+        }
     }
 
     /// The layer by an index that was kept.
@@ -134,9 +154,13 @@ impl Stage<'_> {
         };
         let mut stream = BufReader::with_capacity(READ, stream);
         let how = span::detect(stream.fill_buf().map_err(Error::io)?);
-        let max_len = kept.map_or(u64::MAX, |(kept, _)| kept.limit());
-        let side_file = Some(Side { file: side.writer()?, max_len });
-        let options = span::Options { side: side_file, ..span::Options::default() };
+        let max_len = self.kept.map_or(u64::MAX, |kept| kept.limit().max(LEAST_SIDE));
+        let options = span::Options {
+            max_len: span::Options::max_len_of(how, layer.size),
+            side: Some(Side { file: side.writer()?, max_len }),
+            stop: Arc::clone(&self.progress.stop),
+            ..span::Options::default()
+        };
         let mut reader = tar::Reader::new(Pass::new(stream, how, options)?);
         let mut builder = Builder::new()?;
         while let Some(entry) = reader.next()? {
@@ -193,7 +217,7 @@ fn keep_index(kept: &LayerCache, key: &str, bytes: &[u8]) -> Result<Layer> {
 }
 
 fn stopped() -> Error {
-    Error::new(Kind::Io, "stopped")
+    Error::new(Kind::Io, "interrupted")
 }
 
 fn facts(blob: &Digest, passed: &Passed) -> Facts {
@@ -277,10 +301,7 @@ impl<'a> Scratch<'a> {
             return Ok(Self::Cached { kept, key, new });
         }
         let dir = std::env::temp_dir();
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&dir, flags, Mode::RUSR | Mode::WUSR);
-        let file = file.map_err(io::Error::from).within(|| dir.display().to_string())?;
-        Ok(Self::Nameless(file.into()))
+        Ok(Self::Nameless(nameless(&dir).within(|| dir.display().to_string())?))
     }
 
     fn writer(&self) -> Result<File> {
@@ -299,6 +320,37 @@ impl<'a> Scratch<'a> {
                 FileSource::new(file, kept.keep(new, key, part)?)
             }
             Self::Nameless(file) => FileSource::new(file, PathBuf::from(part.name())),
+        }
+    }
+}
+
+/// A file in `dir` that has no name.
+fn nameless(dir: &Path) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
+        // NFS, and overlayfs of Linux before 6.1, on which containers have their temporary files.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => unlinked(dir),
+        file => Ok(file?.into()),
+    }
+}
+
+/// The same where no file can be made without a name: it loses its own at once.
+fn unlinked(dir: &Path) -> io::Result<File> {
+    const TRIES: u32 = 1000;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    let mut number = 0;
+    loop {
+        let path = dir.join(format!(".strata-{}-{number}", std::process::id()));
+        match options.open(&path) {
+            Ok(file) => {
+                std::fs::remove_file(path)?;
+                return Ok(file);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < TRIES => {
+                number += 1;
+            }
+            Err(error) => return Err(error),
         }
     }
 }
@@ -329,3 +381,6 @@ impl Read for Stream<'_> {
         Ok(len)
     }
 }
+
+#[cfg(test)]
+mod tests;

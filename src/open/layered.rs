@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::oci::cache::LayerCache;
 use crate::oci::merge::{LayerPart, Merged};
 use crate::oci::prepare::{Progress, prepare};
-use crate::oci::{self, Image, Reference};
+use crate::oci::{self, Image, LayerBlob, Reference};
 use crate::tree::composed::Composed;
 use crate::tree::folder::Folder;
 use crate::tree::{FileTree, Served, Time};
@@ -93,12 +93,17 @@ impl Opener {
 }
 
 impl Layered {
-    /// All layers merged.
+    /// All layers merged; of a tarball, what is in it.
     ///
     /// # Errors
     /// As [`Merged::new`].
     pub fn merged(&self) -> Result<Merged> {
-        Merged::new(self.parts.clone()).within(|| self.name.clone())
+        let is_tarball = |layer: &LayerBlob| layer.digest.is_none() && layer.diff_id.is_none();
+        let merged = match (self.image.layers.as_slice(), self.parts.as_slice()) {
+            ([layer], [part]) if is_tarball(layer) => Merged::of_tarball(part.clone()),
+            (_, parts) => Merged::new(parts.to_vec()),
+        };
+        merged.within(|| self.name.clone())
     }
 
     /// A folder for each layer, as it is.

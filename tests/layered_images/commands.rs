@@ -1,7 +1,7 @@
 //! The commands, and what they say where a layered image cannot do what a disk can.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use serde_json::json;
@@ -50,15 +50,30 @@ fn files_are_listed_read_and_restored() {
     assert!(said.contains("e07"), "{said}");
 
     run(place.strata().args(["restore", "-q", "--privileged", image, "/", "--to", "restored"]));
-    let restored = seen::of_folder(&place.path("restored"));
-    let without_times_of_folders = |mut tree: seen::Tree| {
-        tree.values_mut().filter(|seen| seen.kind == 'd').for_each(|seen| seen.modified = (0, 0));
-        // The folder that is restored into keeps its own.
-        tree.remove("");
-        tree
-    };
-    let theirs = without_times_of_folders(theirs);
-    same(&without_times_of_folders(restored), &theirs, "restored");
+    let mut restored = seen::beside_umoci(seen::of_folder(&place.path("restored")), &theirs);
+    // The folder that is restored into keeps its own time.
+    restored.get_mut("").unwrap().modified = theirs[""].modified;
+    same(&restored, &theirs, "restored");
+}
+
+/// A character device 0:0 of an image is a device; in an upper it would hide the file below.
+#[test]
+fn a_device_that_an_upper_takes_for_a_whiteout_is_not_copied_up() {
+    let place = Place::new();
+    let at = |name: &str| place.path("mnt").join(name);
+    fs::create_dir(place.path("devices")).unwrap();
+    run(place.tool("mknod", "coreutils").args(["devices/zero", "c", "0", "0"]));
+    run(place.tool("tar", "tar").args(["-cf", "devices.tar", "-C", "devices", "."]));
+    fs::create_dir(place.path("upper")).unwrap();
+    run(place.strata().args(["mount", "--cow", "upper/", "devices.tar", "mnt"]));
+    let is_there = || at("zero").symlink_metadata().unwrap().file_type().is_char_device();
+    assert!(is_there());
+    assert!(fs::set_permissions(at("zero"), PermissionsExt::from_mode(0o600)).is_err());
+    assert!(fs::rename(at("zero"), at("other")).is_err());
+    assert!(is_there() && !place.path("upper/zero").exists());
+    fs::remove_file(at("zero")).unwrap();
+    assert!(!at("zero").exists());
+    run(place.strata().args(["unmount", "mnt"]));
 }
 
 #[test]

@@ -1,10 +1,16 @@
 //! Blobs that are not what the image says: the layer and the digests are named, and nothing of it is kept.
 
 use std::fs;
+use std::path::Path;
 
 use stratafs::error::Kind;
 
-use crate::image::Place;
+use crate::image::{Place, Registry};
+use crate::seen::{self, same};
+
+fn is_unfinished(path: &Path) -> bool {
+    path.file_name().unwrap().as_encoded_bytes().starts_with(b".")
+}
 
 /// Changes the blob of the third layer, and opens the image.
 #[track_caller]
@@ -20,8 +26,7 @@ fn with(place: &Place, image: &str, change: impl FnOnce(&mut Vec<u8>)) -> (Kind,
     let hex = digest.strip_prefix("sha256:").unwrap();
     let kept = place.kept();
     assert!(!kept.iter().any(|path| path.to_string_lossy().contains(hex)), "{kept:?}");
-    let unfinished = |path: &std::path::PathBuf| path.to_string_lossy().contains("/.");
-    assert!(!kept.iter().any(unfinished), "{kept:?}");
+    assert!(!kept.iter().any(|path| is_unfinished(path)), "{kept:?}");
     (error.kind(), error.to_string(), digest)
 }
 
@@ -85,13 +90,51 @@ fn another_diff_id_is_told_with_the_layer() {
     assert!(!place.kept().iter().any(|path| path.to_string_lossy().contains(hex)));
 }
 
+/// Gives the folder `name` no more room than `size`.
+fn narrow(place: &Place, name: &str, size: &str) {
+    let mut mount = place.tool("mount", "mount");
+    mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs", name]);
+    assert!(mount.status().unwrap().success(), "this test mounts a tmpfs: run as root");
+}
+
+/// What a registry sends, and contents that have no restart points, go elsewhere then; and where there
+/// is no room either, a hint says what to do.
+#[test]
+fn a_full_cache_is_got_around() {
+    let place = Place::new();
+    let registry = Registry::start(&place);
+    let reference = format!("docker://{}/app:mixed", registry.host);
+    place.copy("oci:L:mixed", &reference);
+    let whole = |reference: &str| {
+        let (layered, _) = place.open(reference).unwrap_or_else(|error| panic!("{error}"));
+        seen::of_tree(&layered.merged().unwrap())
+    };
+    let wanted = whole(&place.at("oci:", "L:mixed"));
+    for file in place.kept() {
+        fs::remove_file(file).unwrap();
+    }
+    // Room for no layer but the last, whose index comes first or not.
+    narrow(&place, "cache", "128k");
+    fs::create_dir(place.path("tmp")).unwrap();
+    for reference in [&reference, &place.at("oci:", "L:mixed")] {
+        same(&whole(reference), &wanted, reference);
+        assert!(!place.kept().iter().any(|path| is_unfinished(path)), "{:?}", place.kept());
+    }
+    narrow(&place, "tmp", "128k");
+    let mut strata = place.strata();
+    let output = strata.args(["ls", &reference]).env("TMPDIR", place.path("tmp")).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("No space left on device"), "{said}");
+    let hint = "hint: STRATA_CACHE_DIR=DIR or TMPDIR=DIR names a folder where there is room\n";
+    assert!(said.ends_with(hint), "{said}");
+}
+
 #[test]
 fn a_full_cache_keeps_nobody_from_looking() {
     let place = Place::new();
     let cache = place.path("cache");
-    let mut mount = place.tool("mount", "mount");
-    mount.args(["-t", "tmpfs", "-o", "size=4k,mode=700", "tmpfs"]).arg(&cache);
-    assert!(mount.status().unwrap().success(), "this test mounts a tmpfs: run as root");
+    narrow(&place, "cache", "4k");
     fs::write(cache.join("filler"), [1; 4096]).unwrap();
     let opened = [(), ()].map(|()| place.open(&place.at("oci:", "L:v1")).map(|(_, read)| read));
     let kept = place.kept();

@@ -82,7 +82,7 @@ pub(crate) fn filter(command: &mut Command, data: &[u8]) -> Vec<u8> {
 pub(crate) fn pass(blob: &[u8], span: u64) -> Result<(Vec<u8>, Passed, std::fs::File)> {
     let side = tempfile::tempfile().unwrap();
     let keep = Side { file: side.try_clone().unwrap(), max_len: 1 << 30 };
-    let options = Options { span, max_len: 1 << 30, side: Some(keep) };
+    let options = Options { span, max_len: 1 << 30, side: Some(keep), ..Options::default() };
     let (data, passed) = pass_with(blob, options)?;
     Ok((data, passed, side))
 }

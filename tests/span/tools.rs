@@ -152,7 +152,8 @@ fn a_side_file_is_bounded() {
     let file = tempfile::tempfile().unwrap();
     let side = Some(stratafs::oci::span::Side { file: file.try_clone().unwrap(), max_len: 5_000 });
     let error = pass_with(&blob, Options { side, ..Options::default() }).unwrap_err();
-    assert_eq!(error.kind(), Kind::NoSpace, "{error}");
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert_eq!(error.hint(), Some("--layer-cache-size sets how much may be kept"));
     assert!(file.metadata().unwrap().len() <= 5_000);
 }
 

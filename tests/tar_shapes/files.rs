@@ -110,6 +110,7 @@ fn attributes(dir: &Path) {
     set("one", "user.bytes", b"\0\n\xff=\0");
     set("one", "user.empty", b"");
     set("block", "user.long", &[b'l'; 3000]);
+    set("block", "user.a=b c%d", b"=");
     set("folder", "user.folder", b"folder");
     set("large", "trusted.secret", b"root");
     run(tool("setfacl", "acl").args(["-m", "u:12345:rwx,g:54321:r,u:0:x"]).arg(dir.join("odd")));

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -68,7 +69,7 @@ pub(super) fn commit(
     args: &Args,
     to: &Target,
     cow: Option<Cow>,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
 ) -> Result<String> {
     if args.layer || args.above.is_some() {
         let message = "--layer and --above are about disk images, and this makes a container image";
@@ -90,7 +91,7 @@ pub(super) fn commit(
         })?,
         None => Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default(),
     };
-    let opener = args.tree.open.opener();
+    let opener = args.tree.open.opener_until(Arc::clone(stop));
     let below = match below {
         Some(text) => opener.layered_reference(text)?.ok_or_else(|| not_layered(text))?,
         None if !to.dir.join("oci-layout").exists() => {

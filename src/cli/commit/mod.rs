@@ -95,8 +95,12 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             return Err(Error::new(Kind::Usage, message).with_hint("--to oci:DIR:NAME"));
         }
         (None, Some(Cow::Upper { dir, .. })) => {
-            let lower =
-                args.tree.files(&args.tree.open.opener(), &args.what, args.tree.view, false)?;
+            let lower = args.tree.files(
+                &args.tree.open.opener_until(Arc::clone(&stop)),
+                &args.what,
+                args.tree.view,
+                false,
+            )?;
             upper(args, &dir, Some(&*lower), &stop)?
         }
         (None, Some(_)) => {

@@ -4,6 +4,9 @@
 //!
 //! Only what archives of images need: names and sizes in all their forms, and links within the
 //! archive. A name with `..` in it is nobody's.
+//!
+//! The reader of layers (`oci/tar`) would take the whole archive: it reads a stream that cannot jump, as
+//! layers are compressed, and everything in it counts for a digest.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -100,6 +103,8 @@ impl Archive {
         let mut names = Budget::new("bytes of names", MAX_NAMES);
         let mut at = 0_u64;
         let (mut global, mut local) = (Extension::default(), Extension::default());
+        // Those of GNU tar count for more than those of extended headers, as for `oci/tar`.
+        let (mut long_path, mut long_link) = (None, None);
         let mut listed = 0;
         let mut block = [0; BLOCK];
         while listed < most && at.saturating_add(BLOCK as u64) <= self.source.len() {
@@ -115,7 +120,7 @@ impl Archive {
             let data = at + BLOCK as u64;
             let room = self.source.len() - data;
             let (typeflag, size) = (block[156], number(&block[124..136]));
-            let is_extension = matches!(typeflag, b'x' | b'g' | b'L' | b'K');
+            let is_extension = matches!(typeflag, b'x' | b'X' | b'g' | b'L' | b'K');
             let size = match local.size.or(global.size).filter(|_| !is_extension) {
                 Some(size) => size,
                 None => size.ok_or(Cause::ArchiveHeader { at, why: "has a size that is none" })?,
@@ -133,18 +138,22 @@ impl Archive {
                 let mut bytes = vec![0; len as usize];
                 self.source.read_at(data, &mut bytes).within(|| "reading a long name")?;
                 match typeflag {
-                    b'L' => local.path = Some(until_zero(&bytes).to_vec()),
-                    b'K' => local.link = Some(until_zero(&bytes).to_vec()),
+                    b'L' => long_path = Some(until_zero(&bytes).to_vec()),
+                    b'K' => long_link = Some(until_zero(&bytes).to_vec()),
                     b'g' => global.take(&bytes),
-                    _ => local.take(&bytes),
+                    _ => {
+                        // Of several the last holds.
+                        local = Extension::default();
+                        local.take(&bytes);
+                    }
                 }
             } else {
                 listed += 1;
                 let said = std::mem::take(&mut local);
-                let path =
-                    said.path.or_else(|| global.path.clone()).unwrap_or_else(|| name_of(&block));
+                let path = long_path.take().or(said.path).or_else(|| global.path.clone());
+                let path = path.unwrap_or_else(|| name_of(&block));
                 names.spend(path.len() as u64)?;
-                let link = said.link.or_else(|| global.link.clone());
+                let link = long_link.take().or(said.link).or_else(|| global.link.clone());
                 let link = link.unwrap_or_else(|| until_zero(&block[157..257]).to_vec());
                 let is_sparse = said.sparse || typeflag == b'S';
                 self.keep(&path, typeflag, &link, is_sparse, (data, len));

@@ -175,3 +175,33 @@ fn a_size_in_an_extended_header_is_the_size() {
     assert_eq!(archive.get("a").unwrap().unwrap().len(), 1024);
     assert!(archive.get("b").unwrap().is_some());
 }
+
+/// As the reader of layers has it: an archive must not hold one image for us and another for who unpacks it.
+#[test]
+fn of_several_headers_the_same_counts_as_for_a_layer() {
+    let with = |typeflag: u8, contents: &[u8]| {
+        let mut header = member("x", typeflag, format!("{:011o}\0", contents.len()).as_bytes(), 1);
+        header[BLOCK..BLOCK + contents.len()].copy_from_slice(contents);
+        header
+    };
+    let file = member("plain", b'0', b"00000000000\0", 0);
+    let (long, first, second) =
+        (with(b'L', b"long\0"), with(b'x', b"14 path=first\n"), with(b'x', b"15 path=second\n"));
+    for (headers, name) in [
+        ([&long, &first], "long"),
+        ([&first, &long], "long"),
+        ([&first, &second], "second"),
+        ([&second, &with(b'x', b"9 uid=10\n")], "plain"),
+        ([&with(b'X', b"14 path=first\n"), &vec![]], "first"),
+    ] {
+        let bytes = [headers[0], headers[1], &file, &member("next", b'0', b"00000000000\0", 0)];
+        let bytes = bytes.map(Vec::as_slice).concat();
+        let archive = memory(bytes.clone()).unwrap();
+        let mut reader = crate::oci::tar::Reader::new(&*bytes);
+        for wanted in [name, "next"] {
+            assert_eq!(reader.next().unwrap().unwrap().path, wanted.as_bytes());
+            assert!(archive.get(wanted).unwrap().is_some(), "{wanted}");
+        }
+        assert_eq!(archive.members.len(), 2);
+    }
+}

@@ -103,3 +103,41 @@ fn neither_links_nor_strangers_are_found() {
     cache.prune(0, None).unwrap();
     assert!(cache.dir().join("README").exists() && dir.path().join("secret").exists());
 }
+
+#[test]
+fn where_it_is() {
+    let dir = |set: &[(&str, &str)], home: Option<&str>| {
+        let get = |name: &str| {
+            set.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+        };
+        dir_of(get, || home.map(PathBuf::from)).map(|dir| dir.display().to_string())
+    };
+    let all = [
+        ("STRATA_CACHE_DIR", "/s"),
+        ("XDG_CACHE_HOME", "/x"),
+        ("HOME", "/h"),
+        ("CACHE_DIRECTORY", "/var/cache/one:/var/cache/two"),
+    ];
+    let wanted = [
+        "/s",
+        "/x/stratafs",
+        "/h/.cache/stratafs",
+        "/var/cache/one/stratafs",
+        "/p/.cache/stratafs",
+    ];
+    for (from, wanted) in wanted.iter().enumerate() {
+        assert_eq!(dir(&all[from..], Some("/p")).as_deref(), Some(*wanted));
+    }
+    assert_eq!(dir(&[], None), None);
+    // What is empty or relative says nothing.
+    assert_eq!(dir(&[("XDG_CACHE_HOME", "x"), ("HOME", ""), ("CACHE_DIRECTORY", "")], None), None);
+}
+
+#[test]
+fn homes_that_are_there() {
+    let text = b"root:x:0:0:root:/root:/bin/bash\n# none\nbroken:x\n\
+        tmp:x:1000:1000:A, B:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
+    assert_eq!(home_of(1000, text), Some(PathBuf::from("/tmp")));
+    assert_eq!(home_of(65534, text), None);
+    assert_eq!(home_of(7, text), None);
+}

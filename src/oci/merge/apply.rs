@@ -13,7 +13,7 @@ use super::links::Waiting;
 use super::names::{Key, NONE, Names};
 use super::way::Way;
 use super::whiteouts::is_whiteout;
-use super::{LayerNumbers, LayerPart};
+use super::{LayerNumbers, LayerPart, Reading};
 use crate::error::{Result, ResultExt};
 use crate::oci::tar::{Entry, EntryKind, Run};
 use crate::tree::Time;
@@ -24,8 +24,7 @@ const MOST_HELD: u64 = 256 << 20;
 /// Layers being applied.
 pub(super) struct Applying<'a> {
     pub(super) parts: &'a [LayerPart],
-    /// Whether whiteouts are understood, or are files as any other.
-    pub(super) merging: bool,
+    pub(super) reading: Reading,
     pub(super) nodes: Vec<Node>,
     pub(super) names: Names,
     pub(super) way: Way,
@@ -48,7 +47,7 @@ pub(super) struct Applying<'a> {
 }
 
 impl<'a> Applying<'a> {
-    pub(super) fn new(parts: &'a [LayerPart], merging: bool) -> Result<Self> {
+    pub(super) fn new(parts: &'a [LayerPart], reading: Reading) -> Result<Self> {
         if parts.len() >= usize::from(u16::MAX) {
             return Err(Cause::Layers(parts.len(), usize::from(u16::MAX) - 1).into());
         }
@@ -57,7 +56,7 @@ impl<'a> Applying<'a> {
         let newest = parts.first().map(|part| part.index.newest()).unwrap_or_default();
         let mut applying = Self {
             parts,
-            merging,
+            reading,
             nodes: Vec::with_capacity(entries + 1),
             names: Names::new(entries),
             way: Way::default(),
@@ -93,8 +92,9 @@ impl<'a> Applying<'a> {
             whiteouts: index.whiteout_count(),
             ..LayerNumbers::default()
         });
-        let hides = self.merging && index.whiteout_count() > 0;
-        let binds = self.merging && self.layer > 0 && index.link_count() > 0;
+        let merging = self.reading != Reading::AsItIs;
+        let hides = merging && index.whiteout_count() > 0;
+        let binds = merging && self.layer > 0 && index.link_count() > 0;
         let below = if binds { self.bind(index)? } else { Vec::new() };
         let late = if hides { self.whiteouts(index)? } else { Vec::new() };
         let mut below = below.into_iter();

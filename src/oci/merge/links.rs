@@ -1,7 +1,8 @@
 //! Hard links: other names of files of this layer or of those below.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use super::Reading;
 use super::apply::{Applying, shown, split, stored};
 use super::cause::Cause;
 use super::files::Body;
@@ -95,13 +96,17 @@ impl Applying<'_> {
             return Ok(());
         }
         let mut leads: HashMap<u32, u32> = HashMap::new();
+        let mut lost = Vec::new();
         for link in &waiting {
             // One that was replaced waits for nothing.
             if self.nodes.get(link.node as usize).is_some_and(|node| node.links == 0) {
                 continue;
             }
             match self.target(&link.target)? {
-                NONE => self.lost(link)?,
+                NONE => {
+                    self.lost(link)?;
+                    lost.push(link);
+                }
                 target if matches!(self.body(target), Body::Folder { .. }) => {
                     let target = String::from_utf8_lossy(&link.target).into_owned();
                     return Err(Cause::FolderTarget(target).at(&link.path));
@@ -118,6 +123,7 @@ impl Applying<'_> {
                 if passed.len() > leads.len() {
                     // They lead to each other.
                     self.lost(link)?;
+                    lost.push(link);
                     leads.remove(&link.node);
                     node = link.node;
                     break;
@@ -139,22 +145,52 @@ impl Applying<'_> {
                 }
             }
         }
+        if self.reading == Reading::Tarball {
+            self.leave_out(&lost)?;
+        }
         Ok(())
     }
 
-    /// A hard link that leads nowhere: an error, but in a layer shown by itself, where its target
-    /// may lie in a layer below. There it is an empty file.
+    /// A hard link that leads nowhere: an error, but in a layer by itself, where its target may lie in a
+    /// layer below. In one shown as it is it is an empty file.
     fn lost(&mut self, link: &Waiting) -> Result<()> {
         let target = String::from_utf8_lossy(&link.target).into_owned();
-        if self.merging {
-            return Err(Cause::NoTarget(target).at(&link.path));
+        match self.reading {
+            Reading::Merged => return Err(Cause::NoTarget(target).at(&link.path)),
+            Reading::Tarball => {}
+            Reading::AsItIs => {
+                log::info!(
+                    "{}: hard link to \"{target}\" in a layer below, shown empty",
+                    shown(&link.path)
+                );
+                if let Some(node) = self.nodes.get_mut(link.node as usize) {
+                    node.body = Body::File { size: 0, place: 0 };
+                }
+            }
         }
-        log::info!(
-            "{}: hard link to \"{target}\" in a layer below, shown empty",
-            shown(&link.path)
-        );
-        if let Some(node) = self.nodes.get_mut(link.node as usize) {
-            node.body = Body::File { size: 0, place: 0 };
+        Ok(())
+    }
+
+    /// Takes their names from links that lead nowhere, and from the links to those.
+    fn leave_out(&mut self, lost: &[&Waiting]) -> Result<()> {
+        let Some(first) = lost.first() else { return Ok(()) };
+        let nodes: HashSet<u32> = lost.iter().map(|link| link.node).collect();
+        let slots = self.names.slots.iter().enumerate();
+        let slots = slots.filter(|(_, slot)| nodes.contains(&slot.node)).map(|(at, _)| at as u32);
+        let slots: Vec<u32> = slots.collect();
+        let (path, target) = (shown(&first.path), String::from_utf8_lossy(&first.target));
+        match slots.len() {
+            0 => {}
+            1 => log::warn!(
+                "{path} is left out: a hard link to \"{target}\", which is not in this tar"
+            ),
+            count => log::warn!(
+                "{count} hard links are left out, as their files are not in this tar: the first is \
+                 {path} to \"{target}\""
+            ),
+        }
+        for slot in slots {
+            self.hide(slot)?;
         }
         Ok(())
     }

@@ -52,6 +52,17 @@ pub struct LayerNumbers {
     pub hidden_bytes: u64,
 }
 
+/// What layers are read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// All that an image has.
+    Merged,
+    /// Perhaps one of several, with its whiteouts understood.
+    Tarball,
+    /// One of several, with whiteouts as files.
+    AsItIs,
+}
+
 /// The files of one layer, or of several merged.
 ///
 /// Nodes are numbered in the order in which layers bring them: opened again, the same layers give
@@ -71,7 +82,18 @@ impl Merged {
     /// unpack: a hard link to nothing or to a folder, a file where a folder is needed on the way, a
     /// loop of symbolic links, a whiteout without a name; and what reading the indexes returns.
     pub fn new(parts: Vec<LayerPart>) -> Result<Self> {
-        Self::apply(&parts, true)
+        Self::apply(&parts, Reading::Merged)
+    }
+
+    /// A tarball, of which nobody says that it is all there is: the layer of an application, say, without
+    /// those below.
+    ///
+    /// Hard links whose targets are not in it are left out, as by tar, and told in the log.
+    ///
+    /// # Errors
+    /// As [`Merged::new`].
+    pub fn of_tarball(part: LayerPart) -> Result<Self> {
+        Self::apply(&[part], Reading::Tarball)
     }
 
     /// One layer as it is: whiteouts are files as any other.
@@ -82,11 +104,11 @@ impl Merged {
     /// # Errors
     /// As [`Merged::new`].
     pub fn of_layer(part: LayerPart) -> Result<Self> {
-        Self::apply(&[part], false)
+        Self::apply(&[part], Reading::AsItIs)
     }
 
-    fn apply(parts: &[LayerPart], merging: bool) -> Result<Self> {
-        let mut applying = Applying::new(parts, merging)?;
+    fn apply(parts: &[LayerPart], reading: Reading) -> Result<Self> {
+        let mut applying = Applying::new(parts, reading)?;
         for part in parts {
             let name = || match part.index.facts().blob_digest.as_str() {
                 "" => "layer".to_owned(),

@@ -15,9 +15,20 @@ use crate::oci::{docker, layout, span};
 const MEMBERS: usize = 5_000;
 /// Compressed bytes that are read for the first block of a tar.
 const START: usize = 64 << 10;
-/// How tarballs are called that are compressed as nothing here decompresses.
+/// How tarballs are called that are not decompressed to look what they are.
 const XZ: [&str; 2] = [".tar.xz", ".txz"];
 const BZIP2: [&str; 3] = [".tar.bz2", ".tbz2", ".tbz"];
+/// How tarballs are called that are compressed as nothing here decompresses, and who does.
+const OTHERS: [(&str, &str); 8] = [
+    (".tar.lz4", "lz4"),
+    (".tar.lz", "lzip"),
+    (".tlz", "lzip"),
+    (".tar.lzma", "lzma"),
+    (".tar.lzo", "lzop"),
+    (".tar.lrz", "lrzip"),
+    (".tar.Z", "uncompress"),
+    (".taZ", "uncompress"),
+];
 
 /// The layered image at `path`, if there is one.
 pub(super) fn probe(path: &Path) -> Result<Option<Reference>> {
@@ -51,7 +62,13 @@ pub(super) fn probe(path: &Path) -> Result<Option<Reference>> {
         Compression::Bzip2 => BZIP2.iter().any(|ending| name.ends_with(ending)),
     };
     if !is_tar {
-        return Ok(None);
+        // To take it for a disk, as what is nothing else, would be of no use to anybody.
+        return match OTHERS.iter().find(|(ending, _)| name.ends_with(ending)) {
+            Some((_, program)) => Err(Error::from(Cause::ArchiveCompressed(program))
+                .with_hint(format!("decompress it first: {program} -d FILE"))
+                .within(path.display().to_string())),
+            None => Ok(None),
+        };
     }
     let file = path.to_owned();
     if compression == Compression::None {

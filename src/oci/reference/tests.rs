@@ -179,6 +179,23 @@ fn tarballs_are_told_by_their_first_block() {
 }
 
 #[test]
+fn a_tarball_compressed_as_is_not_known_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.tar.lz4");
+    fs::write(&path, b"\x04\x22\x4d\x18").unwrap();
+    let error = Reference::parse(path.as_os_str()).unwrap_err();
+    assert_eq!(error.cause(), Some(&Cause::ArchiveCompressed("lz4")));
+    assert_eq!(error.hint(), Some("decompress it first: lz4 -d FILE"));
+    // One that is a tar all the same is one.
+    fs::write(dir.path().join("file"), "x").unwrap();
+    crate::oci::archive::tests::tar(dir.path(), &path, &["file"]);
+    assert_eq!(
+        Reference::parse(path.as_os_str()).unwrap(),
+        Some(Reference::Tarball { file: path })
+    );
+}
+
+#[test]
 fn a_compressed_archive_of_images_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("oci-layout"), "{}").unwrap();

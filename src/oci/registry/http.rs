@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use ureq::http::{HeaderMap, Uri, header};
@@ -138,9 +140,18 @@ impl Response {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The pause that the server asks for, where it says so in seconds.
+    /// The pause that the server asks for (RFC 9110, "Retry-After"): in seconds, or until a time by its
+    /// own clock.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        self.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
+        let said = self.header("retry-after")?.trim();
+        if let Ok(seconds) = said.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let time = |text| rfc2822::parse(text).ok().map(|time| time.timestamp());
+        let until = time(said)?;
+        let now = self.header("date").and_then(time).unwrap_or_else(Timestamp::now);
+        // What has passed is no pause.
+        Some(Duration::try_from(until.duration_since(now)).unwrap_or_default())
     }
 
     /// The whole body, which may be of `most` bytes.

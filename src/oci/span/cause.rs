@@ -65,7 +65,7 @@ pub(super) enum Cause {
     // ---- any
     #[error("the compressed stream is cut off at {offset:#x}")]
     Cut { offset: u64 },
-    #[error("the data inflates to more than {limit} bytes")]
+    #[error("the data inflates to more than {limit} bytes, which is no honest layer")]
     TooLong { limit: u64 },
     #[error("the data cannot be entered in the middle, and there is no side file to keep it in")]
     NoSide,
@@ -95,7 +95,12 @@ pub(super) enum Cause {
 
 impl From<Cause> for Error {
     fn from(cause: Cause) -> Self {
-        Error::caused_by(cause.kind(), cause)
+        let hint = cause.hint();
+        let error = Error::caused_by(cause.kind(), cause);
+        match hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
     }
 }
 
@@ -107,9 +112,17 @@ impl Cause {
             | Self::NoSide
             | Self::SpansVersion(_)
             | Self::GzipMethod { .. } => Kind::Unsupported,
-            Self::ZstdWindow { .. } | Self::TooLong { .. } => Kind::Refused,
-            Self::SideFull { .. } => Kind::NoSpace,
+            Self::ZstdWindow { .. } | Self::TooLong { .. } | Self::SideFull { .. } => Kind::Refused,
             _ => Kind::Corrupt,
+        }
+    }
+
+    /// What to do about it.
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::TooLong { .. } => Some("if it is meant to be so large, decompress it first"),
+            Self::SideFull { .. } => Some("--layer-cache-size sets how much may be kept"),
+            _ => None,
         }
     }
 

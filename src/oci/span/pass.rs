@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bzip2::bufread::BzDecoder;
 use lzma_rust2::XzReader;
@@ -15,7 +17,7 @@ use super::input::{Input, READ};
 use super::spans::{MAX_ENCODED, MAX_SPAN, Parts, Spans, Start};
 use super::spool::{Lag, told};
 use super::zstd::{Turn, Zstd};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Bytes of the output buffer besides the window that is kept in it.
 const OUTPUT: usize = 192 << 10;
@@ -41,11 +43,13 @@ pub struct Options {
     pub max_len: u64,
     /// Without it, blobs that need one are refused: xz, bzip2, and zstd with large frames.
     pub side: Option<Side>,
+    /// Once it is set, the pass fails soon.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { span: Self::SPAN, max_len: Self::MAX_LEN, side: None }
+        Self { span: Self::SPAN, max_len: Self::MAX_LEN, side: None, stop: Arc::default() }
     }
 }
 
@@ -54,6 +58,19 @@ impl Options {
     pub const SPAN: u64 = 448 << 10;
     /// Larger than any layer that was met.
     pub const MAX_LEN: u64 = 256 << 30;
+    /// What a blob may inflate to however small it is: a minute of work.
+    const SMALL_LEN: u64 = 32 << 30;
+    /// How often a larger blob may hold its own length. Files compress 20 times at most, those that are
+    /// mostly zeros 1,000 times.
+    const RATIO: u64 = 256;
+
+    /// What a blob of `len` bytes may inflate to.
+    pub fn max_len_of(how: Compression, len: u64) -> u64 {
+        match how {
+            Compression::None => Self::MAX_LEN,
+            _ => len.saturating_mul(Self::RATIO).clamp(Self::SMALL_LEN, Self::MAX_LEN),
+        }
+    }
 
     fn span(&self) -> u64 {
         self.span.clamp(1 << 10, MAX_SPAN / 4)
@@ -90,6 +107,7 @@ pub struct Pass<R: Read> {
     parts: Parts,
     span: u64,
     max_len: u64,
+    stop: Arc<AtomicBool>,
     output: Box<[u8]>,
     /// What is decoded and not yet consumed.
     ready: std::ops::Range<usize>,
@@ -139,6 +157,7 @@ impl<R: Read> Pass<R> {
     /// Those of starting threads.
     pub fn new(compressed: R, how: Compression, options: Options) -> Result<Self> {
         let (span, piece, max_len) = (options.span(), options.piece(), options.max_len);
+        let stop = options.stop;
         let needs_side = matches!(how, Compression::Zstd | Compression::Xz | Compression::Bzip2);
         let side = options.side.filter(|_| needs_side).map(|side| (side.file, side.max_len));
         let lag = Lag::new(piece as usize, how == Compression::None, side)?;
@@ -166,7 +185,7 @@ impl<R: Read> Pass<R> {
         };
         let output = vec![0; WINDOW + OUTPUT].into_boxed_slice();
         let (ready, ended, failed) = (0..0, false, None);
-        Ok(Self { coder, lag, parts, span, max_len, output, ready, ended, failed })
+        Ok(Self { coder, lag, parts, span, max_len, stop, output, ready, ended, failed })
     }
 
     /// Reads the blob to its end, whatever has been read so far, and says what is in it.
@@ -219,6 +238,9 @@ impl<R: Read> Pass<R> {
     /// Makes bytes ready, when there are none: still none at the end.
     fn produce(&mut self) -> Result<()> {
         while self.ready.is_empty() && !self.ended {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::new(Kind::Io, "interrupted"));
+            }
             self.turn()?;
             if self.lag.len() > self.max_len {
                 return Err(Cause::TooLong { limit: self.max_len }.into());

@@ -158,6 +158,27 @@ fn too_long() {
     assert_eq!((kind, cause), (Kind::Refused, Cause::TooLong { limit: 2 }));
 }
 
+/// 10 MB of gzip hold 10 GB of zeros, 10 MB of zstd hundreds.
+#[test]
+fn how_much_is_too_long_follows_from_the_length_of_the_blob() {
+    let most = |how, len| Options::max_len_of(how, len) >> 30;
+    for how in [Compression::Gzip, Compression::Zstd, Compression::Xz, Compression::Bzip2] {
+        let found =
+            [0, 10 << 20, 128 << 20, 256 << 20, 1 << 30, u64::MAX].map(|len| most(how, len));
+        assert_eq!(found, [32, 32, 32, 64, 256, 256]);
+    }
+    assert_eq!(most(Compression::None, 1), 256);
+}
+
+#[test]
+fn a_pass_that_is_stopped() {
+    let options = Options::default();
+    options.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut pass = Pass::new(&b"x"[..], Compression::None, options).unwrap();
+    let error = Error::io(std::io::Read::read(&mut pass, &mut [0]).unwrap_err());
+    assert_eq!((error.kind(), error.to_string()), (Kind::Io, "interrupted".to_owned()));
+}
+
 #[test]
 fn without_a_side_file() {
     let blob = b"BZh91AY&SY\x64\x8c\xbb\x73\x00\x00\x00\x01\x00\x38\x00\x20\x00\x21\x98\x19\x84\x61\x77\x24\x53\x85\x09\x06\x48\xcb\xb7\x30";

@@ -41,6 +41,31 @@ fn a_link_into_a_layer_below_is_shown_empty() {
     assert_eq!((attr(&tree, "b").mode, attr(&tree, "b").uid), (0o600, 5));
 }
 
+/// GNU tar says so of each link and makes the rest; an image is another matter, as nothing lies below it.
+#[test]
+fn a_tarball_leaves_out_links_to_what_is_not_in_it() {
+    let lines = [
+        "d/",
+        "d/b => below @ 600 5 6 7",
+        "c => d/b",
+        "e => e",
+        "a = 1",
+        "f => a",
+        ".wh.x",
+        "g => later",
+        "later = 2",
+        "h => i",
+        "i => h",
+    ];
+    let tree = Merged::of_tarball(part(&lines)).unwrap();
+    crate::tree::tests::contract::check(&tree);
+    assert_eq!(shown(&tree), ["a = 1 *2", "d/", "f = 1 *2", "g = 2 *2", "later = 2 *2"]);
+    assert_eq!((tree.wasted(), tree.entry_count()), (0, 6));
+    assert!(try_merge(&[&lines]).is_err());
+    // A link to a folder is none anywhere.
+    assert!(Merged::of_tarball(part(&["d/", "b => d"])).is_err());
+}
+
 #[test]
 fn numbers_of_layers() {
     let merged = merge(&[

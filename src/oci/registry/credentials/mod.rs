@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +18,16 @@ use crate::oci::reference::Name;
 
 /// How the registry without a name is called in files of Docker's.
 const DOCKER_HUB: [&str; 3] = ["https://index.docker.io/v1/", "index.docker.io", "docker.io"];
+
+/// Docker's file before it was `config.json`: the entries alone.
+const OLD_FILE: &str = ".dockercfg";
+
+/// How long a credential helper may take: it may ask somebody for a passphrase.
+const HELPER_TIME: Duration = Duration::from_secs(120);
+/// How often it is looked whether it is done.
+const HELPER_PACE: Duration = Duration::from_millis(10);
+/// Bytes of its answer at most.
+const MAX_ANSWER: u64 = 1 << 20;
 
 /// Who asks. Never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,7 +59,7 @@ impl Credentials {
 }
 
 /// The files that credentials are looked for in, the first one first: `$REGISTRY_AUTH_FILE` alone,
-/// or else podman's, then docker's.
+/// or else podman's, then docker's, then what docker had before 1.7.
 pub fn auth_files(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Vec<PathBuf> {
     let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(file) = path("REGISTRY_AUTH_FILE") {
@@ -63,7 +75,8 @@ pub fn auth_files(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Vec<
     };
     let config = path("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config"));
     let docker = path("DOCKER_CONFIG").unwrap_or_else(|| home.join(".docker"));
-    vec![runtime, config.join("containers/auth.json"), docker.join("config.json")]
+    let old = home.join(OLD_FILE);
+    vec![runtime, config.join("containers/auth.json"), docker.join("config.json"), old]
 }
 
 #[derive(Deserialize, Default)]
@@ -89,7 +102,13 @@ pub(super) fn find(name: &Name, files: &[PathBuf]) -> Result<Option<Credentials>
         let Ok(bytes) = std::fs::read(file) else { continue };
         let told = |why: String| Cause::Credentials { file: file.display().to_string(), why };
         // serde_json's messages quote no values of strings that were of the right type.
-        let parsed: AuthFile = serde_json::from_slice(&bytes)
+        let parsed = if file.ends_with(OLD_FILE) {
+            serde_json::from_slice(&bytes)
+                .map(|auths| AuthFile { auths: Some(auths), ..AuthFile::default() })
+        } else {
+            serde_json::from_slice(&bytes)
+        };
+        let parsed: AuthFile = parsed
             .map_err(|error| told(format!("line {} is no JSON as it should be", error.line())))?;
         if let Some(found) = find_in(name, parsed, file)? {
             log::debug!("credentials for {} are those in {}", name.host, file.display());
@@ -181,32 +200,55 @@ fn ask(helper: &str, host: &str) -> Result<Option<Credentials>, Cause> {
         return Err(wrong("is no name of a program".into()));
     }
     let program = format!("docker-credential-{helper}");
-    let mut child = Command::new(&program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
+    let mut command = Command::new(&program);
+    let (status, answer) = talk(command.arg("get"), host, HELPER_TIME)
         .map_err(|error| wrong(format!("{program}: {error}")))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read has answered or failed already.
-        let _ = stdin.write_all(host.as_bytes());
-    }
-    let output = child.wait_with_output().map_err(|error| wrong(format!("{program}: {error}")))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stdout);
+    if !status.success() {
+        let said = String::from_utf8_lossy(&answer);
         if said.contains("credentials not found") || said.contains("no credentials") {
             return Ok(None);
         }
         // Its words are not told: a helper may say anything, secrets too.
-        return Err(wrong(format!("{program} fails ({})", output.status)));
+        return Err(wrong(format!("{program} fails ({status})")));
     }
-    let answer: Answer = serde_json::from_slice(&output.stdout)
+    let answer: Answer = serde_json::from_slice(&answer)
         .map_err(|_| wrong(format!("{program} does not answer in JSON as it should")))?;
     Ok(Some(match &*answer.username {
         "<token>" => Credentials::Identity(answer.secret),
         _ => Credentials::Password { user: answer.username, password: answer.secret },
     }))
+}
+
+/// Runs a program that is told `host` and answers, and is ended after `time`.
+fn talk(command: &mut Command, host: &str, time: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A helper that does not read has answered or failed already. The name of a host fits a pipe.
+        let _ = stdin.write_all(host.as_bytes());
+    }
+    let stdout = child.stdout.take();
+    // Not waited for in vain: what a helper leaves running may hold its output open.
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut answer = vec![];
+        let read = stdout.map(|stdout| stdout.take(MAX_ANSWER).read_to_end(&mut answer));
+        let _ = send.send(read.transpose().map(|_| answer));
+    });
+    let began = Instant::now();
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {time:?}"));
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let answer = receive.recv_timeout(time.saturating_sub(began.elapsed()));
+            return Ok((status, answer.map_err(|_| late())??));
+        }
+        if began.elapsed() >= time {
+            child.kill()?;
+            child.wait()?;
+            return Err(late());
+        }
+        std::thread::sleep(HELPER_PACE);
+    }
 }
 
 #[cfg(test)]

@@ -75,6 +75,34 @@ fn a_helper_that_is_not_there_is_told() {
 }
 
 #[test]
+fn a_helper_has_so_much_time() {
+    let shell = |script: &str, time| {
+        let mut command = Command::new("sh");
+        talk(command.args(["-c", script]), "h.example", time).map(|(_, answer)| answer)
+    };
+    let long = Duration::from_secs(60);
+    assert_eq!(shell("tr a-z A-Z", long).unwrap(), b"H.EXAMPLE");
+    // More than a pipe holds, and what does not read at all.
+    assert_eq!(shell("head -c 200000 /dev/zero", long).unwrap(), [0; 200_000]);
+    let began = Instant::now();
+    for script in ["exec sleep 5", "sleep 5 & exec true"] {
+        let error = shell(script, Duration::from_millis(200)).unwrap_err();
+        assert_eq!(error.to_string(), "no answer in 200ms", "{script}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(40));
+}
+
+#[test]
+fn the_file_of_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(".dockercfg");
+    fs::write(&file, r#"{"https://h.example/v1/": {"auth": "dTpw", "email": "e@h.example"}}"#)
+        .unwrap();
+    assert_eq!(find(&name("h.example/a"), std::slice::from_ref(&file)), password("u", "p"));
+    assert_eq!(find(&name("other.example/a"), &[file]), Ok(None));
+}
+
+#[test]
 fn files_are_looked_for_where_podman_and_docker_do() {
     let files = |set: &[(&str, &str)]| {
         let get = |name: &str| {
@@ -85,9 +113,14 @@ fn files_are_looked_for_where_podman_and_docker_do() {
     assert_eq!(files(&[("REGISTRY_AUTH_FILE", "/a"), ("HOME", "/h")]), ["/a"]);
     assert_eq!(
         files(&[("HOME", "/h"), ("XDG_RUNTIME_DIR", "/r")]),
-        ["/r/containers/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json"]
+        [
+            "/r/containers/auth.json",
+            "/h/.config/containers/auth.json",
+            "/h/.docker/config.json",
+            "/h/.dockercfg"
+        ]
     );
     let files = files(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "/c"), ("DOCKER_CONFIG", "/d")]);
-    assert_eq!(files[1..], ["/c/containers/auth.json", "/d/config.json"]);
+    assert_eq!(files[1..3], ["/c/containers/auth.json", "/d/config.json"]);
     assert!(files[0].starts_with("/run/containers/"), "{}", files[0]);
 }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 /// What a client asks.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
+    pub(super) method: String,
     pub(super) path: String,
     pub(super) headers: HashMap<String, String>,
     pub(super) body: String,
@@ -126,7 +127,8 @@ fn serve(stream: &TcpStream, log: &Mutex<Vec<Asked>>, answers: &Answers) {
     if reader.read_line(&mut line).is_err() {
         return;
     }
-    let Some(path) = line.split(' ').nth(1).map(str::to_owned) else { return };
+    let mut words = line.split(' ').map(str::to_owned);
+    let (Some(method), Some(path)) = (words.next(), words.next()) else { return };
     let mut headers = HashMap::new();
     loop {
         let mut line = String::new();
@@ -144,7 +146,7 @@ fn serve(stream: &TcpStream, log: &Mutex<Vec<Asked>>, answers: &Answers) {
     let asked = {
         let mut log = log.lock();
         let before = log.iter().filter(|other| plain(&other.path) == plain(&path)).count();
-        let asked = Asked { path, headers, body, before };
+        let asked = Asked { method, path, headers, body, before };
         log.push(asked.clone());
         asked
     };

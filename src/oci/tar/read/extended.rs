@@ -69,6 +69,7 @@ impl Extended {
     pub(super) fn parse(records: &[u8]) -> Result<Self> {
         let mut extended = Self::default();
         let mut acls = Vec::new();
+        let mut escaped = xattr::Escaped::default();
         let mut rest = records;
         while !rest.is_empty() {
             let at = (records.len() - rest.len()) as u64;
@@ -81,10 +82,14 @@ impl Extended {
                     }
                 }
                 b"SCHILY.acl.default" => acls.extend(acl::default(value)?),
-                _ => extended.record(key, value)?,
+                _ => {
+                    escaped.note(key, extended.xattrs.len());
+                    extended.record(key, value)?;
+                }
             }
             rest = after;
         }
+        escaped.drop_copies(&mut extended.xattrs);
         // Where a list is there in the kernel's own form too, that one says more.
         acls.append(&mut extended.xattrs);
         extended.xattrs = xattr::each_once(acls);
@@ -106,9 +111,9 @@ impl Extended {
                 self.xattrs.push((b"security.selinux".to_vec(), value.to_vec()));
             }
             _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                if let Some(name) = key.strip_prefix(xattr::STAR) {
                     self.xattrs.push((xattr::name(name)?, value.to_vec()));
-                } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
+                } else if let Some(name) = key.strip_prefix(xattr::LIBARCHIVE) {
                     let value = xattr::base64(value).ok_or_else(wrong)?;
                     self.xattrs.push((xattr::url_name(name)?, value));
                 } else if key.starts_with(b"GNU.sparse.") {

@@ -1,12 +1,54 @@
 //! Extended attributes in records: `SCHILY.xattr.NAME` has the value as it is (star, GNU tar, Go),
 //! `LIBARCHIVE.xattr.NAME` has the name as in a URL and the value in base64.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::cause::Cause;
 use crate::error::Result;
 
+/// What keys begin with that have a name behind them, and the value as it is.
+pub(super) const STAR: &[u8] = b"SCHILY.xattr.";
+/// What keys begin with that have a name as in a URL behind them, and the value in base64.
+pub(super) const LIBARCHIVE: &[u8] = b"LIBARCHIVE.xattr.";
+
 const NAME: &str = "the name of an extended attribute";
+
+/// libarchive before 3.8 writes each attribute in both forms, and the name as in a URL into both: what
+/// it calls `SCHILY.xattr.user.a%20b` is no attribute of that name, if the same stands behind
+/// `LIBARCHIVE.xattr.` with the same value.
+#[derive(Default)]
+pub(super) struct Escaped<'a> {
+    /// Names with a percent sign as they are written, and which attribute each gave.
+    star: Vec<(&'a [u8], usize)>,
+    libarchive: HashMap<&'a [u8], usize>,
+}
+
+impl<'a> Escaped<'a> {
+    /// Takes the key of a record that gives attribute number `at`, if it gives one.
+    pub(super) fn note(&mut self, key: &'a [u8], at: usize) {
+        if !key.contains(&b'%') {
+        } else if let Some(name) = key.strip_prefix(STAR) {
+            self.star.push((name, at));
+        } else if let Some(name) = key.strip_prefix(LIBARCHIVE) {
+            self.libarchive.insert(name, at);
+        }
+    }
+
+    /// Drops the attributes that stand there under their right name, too.
+    pub(super) fn drop_copies(self, xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>) {
+        let value = |at: usize| xattrs.get(at).map(|(_, value)| value);
+        let is_copy = |&(name, at): &(&[u8], usize)| {
+            self.libarchive.get(name).is_some_and(|&right| value(right) == value(at))
+        };
+        let copies: HashSet<usize> =
+            self.star.iter().copied().filter(is_copy).map(|it| it.1).collect();
+        let mut at = 0;
+        xattrs.retain(|_| {
+            at += 1;
+            !copies.contains(&(at - 1))
+        });
+    }
+}
 
 /// The name behind `SCHILY.xattr.`, in which GNU tar writes `%3D` for an equals sign and `%25` for a
 /// percent sign.

@@ -1,5 +1,8 @@
 //! What no program at hand writes, or none any more: each dialect and quirk by hand.
 
+use std::io::{BufReader, Read};
+
+use super::super::Reader;
 use super::super::cause::Cause;
 use super::builder::*;
 use crate::oci::tar::header::{Header, octal, put};
@@ -174,6 +177,36 @@ fn binary_numbers() {
     assert_eq!(entry.modified, Time { seconds: -1, nanos: 0 });
 }
 
+/// A size that octal digits have no room for, of a file without holes; the stream is made as it is read.
+#[test]
+fn a_file_of_more_than_8_gib() {
+    const LEN: u64 = (9 << 30) + 5;
+    let mut binary = gnu(b'0', b"large", 0);
+    binary.size = *b"\x80\0\0\0\0\0\0\x02\x40\0\0\x05";
+    let of = |start: Tar| {
+        let padding = LEN.next_multiple_of(512) - LEN;
+        let zeros = BufReader::with_capacity(1 << 20, std::io::repeat(0)).take(LEN + padding);
+        let rest = Tar::default().file(b"behind", b"abc").end();
+        let start = start.0;
+        let place = start.len() as u64;
+        let mut reader = Reader::new(start.as_slice().chain(zeros).chain(rest.as_slice()));
+        let large = reader.next().unwrap().unwrap();
+        assert_eq!((large.size, large.runs), (LEN, vec![Run { at: 0, len: LEN, place }]));
+        let behind = reader.next().unwrap().unwrap();
+        let place = place + LEN + padding + 512;
+        assert_eq!(
+            (behind.path, behind.runs),
+            (b"behind".to_vec(), vec![Run { at: 0, len: 3, place }])
+        );
+        assert_eq!(reader.next().unwrap(), None);
+    };
+    of(Tar::default().member(binary, b""));
+    let said = LEN.to_string();
+    of(Tar::default()
+        .records(b'x', &[("size", said.as_bytes())])
+        .member(header(b'0', b"large", 0), b""));
+}
+
 #[test]
 fn extended_headers_say_it_in_place_of_the_header() {
     let records: [(&str, &[u8]); 9] = [
@@ -307,6 +340,29 @@ fn attributes() {
     let raw = [records[6], ("SCHILY.xattr.system.posix_acl_access", b"raw")];
     let entry = only(Tar::default().records(b'x', &raw).file(b"file", b""));
     assert_eq!(entry.xattrs, [(b"system.posix_acl_access".to_vec(), b"raw".to_vec())]);
+}
+
+/// libarchive before 3.8 puts the name as in a URL into both of its records: bsdtar 3.6 unpacks two
+/// attributes, GNU tar the wrong one. The name is what libarchive's own record says.
+#[test]
+fn a_name_escaped_in_both_forms_is_one_attribute() {
+    let names = |records: &[(&str, &[u8])]| {
+        let entry = only(Tar::default().records(b'x', records).file(b"file", b""));
+        let names = entry.xattrs.iter().map(|(name, _)| name.escape_ascii().to_string());
+        names.collect::<Vec<_>>()
+    };
+    let star: (&str, &[u8]) = ("SCHILY.xattr.user.a%20b%3Dc", b"v");
+    let libarchive: (&str, &[u8]) = ("LIBARCHIVE.xattr.user.a%20b%3Dc", b"dg");
+    assert_eq!(names(&[libarchive, star]), ["user.a b=c"]);
+    assert_eq!(names(&[star, libarchive]), ["user.a b=c"]);
+    // Alone it is as GNU tar has it, and with another value another attribute.
+    assert_eq!(names(&[star]), ["user.a%20b=c"]);
+    assert_eq!(names(&[libarchive, (star.0, b"w")]), ["user.a b=c", "user.a%20b=c"]);
+    // As libarchive writes them since: each in its own way.
+    assert_eq!(
+        names(&[("LIBARCHIVE.xattr.user.a%20b", b"dg"), ("SCHILY.xattr.user.a b", b"v")]),
+        ["user.a b"]
+    );
 }
 
 #[test]
