@@ -188,7 +188,8 @@ fn layer(archive: &Archive, member: &str, diff_id: Option<Digest>) -> Result<Lay
         Compression::None => media_type::DOCKER_LAYER.into(),
         other => format!("{}.{}", media_type::DOCKER_LAYER, other.name()),
     };
-    Ok(LayerBlob { digest, media_type, compression, size: blob.len(), diff_id, blob })
+    let (size, annotations) = (blob.len(), BTreeMap::new());
+    Ok(LayerBlob { digest, media_type, compression, size, diff_id, annotations, blob })
 }
 
 /// The digest that the name of a member is: `HEX.json`, `blobs/sha256/HEX`, `sha256:HEX`.

@@ -1,5 +1,6 @@
 //! An image: what a reference leads to.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::archive::Archive;
@@ -68,6 +69,8 @@ pub struct LayerBlob {
     pub size: u64,
     /// The hash of the bytes once they are decompressed, where it is known.
     pub diff_id: Option<Digest>,
+    /// What else the manifest says about it.
+    pub annotations: BTreeMap<String, String>,
     /// The bytes as they are stored.
     pub blob: Arc<dyn Blob>,
 }
@@ -206,6 +209,7 @@ fn from_manifest(
             compression: *compression,
             size: layer.size,
             diff_id: Some(diff_id),
+            annotations: layer.annotations.clone(),
             blob: content.blob("layer", layer).within(|| format!("layer {}", index + 1))?,
         })
     });
@@ -228,7 +232,9 @@ fn tarball(source: Arc<dyn BlockSource>) -> Result<Image> {
     };
     let blob: Arc<dyn Blob> = Arc::new(LocalBlob(source));
     let size = blob.len();
-    let layer = LayerBlob { digest: None, media_type, compression, size, diff_id: None, blob };
+    let annotations = BTreeMap::new();
+    let layer =
+        LayerBlob { digest: None, media_type, compression, size, diff_id: None, annotations, blob };
     Ok(Image {
         name: None,
         manifest_digest: None,

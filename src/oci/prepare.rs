@@ -13,10 +13,11 @@ use rustix::fs::{Mode, OFlags};
 
 use super::cache::{LayerCache, Part, Unfinished};
 use super::image::{Image, LayerBlob};
-use super::layer::{Builder, Facts, Layer};
+use super::layer::{Builder, Facts, Layer, Learnt, SpansOf};
 use super::merge::LayerPart;
 use super::span::{self, Pass, Passed, Side, Spans, Unpacked};
 use super::tar;
+use super::toc::{self, Claim};
 use super::{Algorithm, Digest, Hasher};
 use crate::block::{BlockSource, Cache, FileSource};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -96,7 +97,66 @@ impl Stage<'_> {
                 }
             }
         }
+        if self.remote
+            && let Some(part) = self.by_table(layer)?
+        {
+            return Ok(part);
+        }
         self.make(layer, kept)
+    }
+
+    /// The layer by its table of contents, if it brings one that is of use.
+    fn by_table(&self, layer: &LayerBlob) -> Result<Option<LayerPart>> {
+        let Some(digest) = &layer.digest else { return Ok(None) };
+        let claimed = Claim::of(&layer.annotations);
+        let part = match claimed {
+            Ok(None) => return Ok(None),
+            Ok(Some(claim)) => self.learn(layer, digest, &claim),
+            Err(error) => Err(error),
+        };
+        match part {
+            Ok(part) => Ok(Some(part)),
+            // What the table says is of no use, or the registry gives no parts of a blob.
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                log::warn!(
+                    "layer {digest} is read whole, and not by its table of contents: {error}"
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn learn(&self, layer: &LayerBlob, digest: &Digest, claim: &Claim) -> Result<LayerPart> {
+        let blob = layer.blob.source()?;
+        let key = claim.key(digest);
+        let part = |index: Layer| {
+            index.entries()?;
+            let index = Arc::new(index);
+            let data = toc::contents(&index, Arc::clone(&blob), self.cache)?;
+            Ok(LayerPart { index, data })
+        };
+        if let Some((path, _)) = self.kept.and_then(|kept| kept.find(&key, Part::Index)) {
+            match Layer::open(&path).and_then(part) {
+                Ok(part) => return Ok(part),
+                Err(error) => log::info!("made anew: {error}"),
+            }
+        }
+        let bytes = toc::learn(claim, &blob, digest)?;
+        part(self.keep(self.kept.map(|kept| (kept, &*key)), bytes)?)
+    }
+
+    /// The index that `bytes` are, kept if there is where and room.
+    fn keep(&self, kept: Option<(&LayerCache, &str)>, bytes: Vec<u8>) -> Result<Layer> {
+        match kept.map(|(kept, key)| keep_index(kept, key, &bytes)) {
+            Some(Ok(index)) => Ok(index),
+            // A full disk is no reason not to look into an image.
+            Some(Err(error)) => {
+                log::warn!("the index is not kept, and the layer is read anew next time: {error}");
+                Layer::from_bytes(bytes)
+            }
+            None => Layer::from_bytes(bytes),
+        }
     }
 
     /// The layer by an index that was kept.
@@ -159,16 +219,7 @@ impl Stage<'_> {
             0 => None,
             _ => Some(side.keep(Part::Spool)?),
         };
-        let index = match kept.map(|(kept, key)| keep_index(kept, key, &bytes)) {
-            Some(Ok(index)) => index,
-            // A full disk is no reason not to look into an image.
-            Some(Err(error)) => {
-                log::warn!("the index is not kept, and the layer is read anew next time: {error}");
-                Layer::from_bytes(bytes)?
-            }
-            None => Layer::from_bytes(bytes)?,
-        };
-        self.part(index, blob, side)
+        self.part(self.keep(kept, bytes)?, blob, side)
     }
 
     fn part(
@@ -202,6 +253,7 @@ fn facts(blob: &Digest, passed: &Passed) -> Facts {
         diff_id: Digest::of_sha256(&passed.diff_id).to_string(),
         blob_len: passed.blob_len,
         tar_len: passed.len,
+        learnt: Learnt::Whole,
     }
 }
 
@@ -246,16 +298,6 @@ fn key(layer: &LayerBlob) -> Result<Option<String>> {
             changed.1
         )
     }))
-}
-
-/// The restart points that an index holds.
-struct SpansOf(Arc<Layer>);
-
-impl AsRef<[u8]> for SpansOf {
-    fn as_ref(&self) -> &[u8] {
-        // That they are there was looked at before.
-        self.0.spans().unwrap_or_default()
-    }
 }
 
 /// A file that is being written, to be kept in the cache if there is one.
