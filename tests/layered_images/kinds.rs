@@ -10,7 +10,7 @@ use crate::support::{as_nobody, require_open_device, run};
 
 /// umoci sets the times of a folder when an entry is for it, and leaves it as the clock has it where a later
 /// entry, a whiteout say, changes what is in it. `tests/layers.rs` says the same.
-fn beside_umoci(mut tree: Tree) -> Tree {
+pub(crate) fn beside_umoci(mut tree: Tree) -> Tree {
     for seen in tree.values_mut().filter(|seen| seen.kind == 'd') {
         seen.modified = (0, 0);
     }

@@ -58,8 +58,9 @@ impl Claim {
     /// parsed, [`Kind::Unsupported`](crate::error::Kind::Unsupported) for digests that are not known.
     pub fn of(annotations: &BTreeMap<String, String>) -> Result<Option<Self>> {
         let estargz = annotations.get(estargz::ANNOTATION);
-        let checksum = annotations.get(zstd_chunked::CHECKSUM);
-        let position = annotations.get(zstd_chunked::POSITION);
+        let either = |new, old| annotations.get(new).or_else(|| annotations.get(old));
+        let checksum = either(zstd_chunked::CHECKSUM, zstd_chunked::OLD_CHECKSUM);
+        let position = either(zstd_chunked::POSITION, zstd_chunked::OLD_POSITION);
         match (estargz, checksum, position) {
             // Images were converted from one to the other, and kept what they said before.
             (Some(_), Some(_), _) => Err(Cause::TwoTables.into()),

@@ -13,10 +13,12 @@ use crate::block::BlockSource;
 use crate::error::{Error, Result};
 use crate::oci::Digest;
 
-/// Where the descriptor of a layer has the digest of the table of contents, as it is stored.
+/// Where the descriptor of a layer has the digest of the table of contents, as it is stored, and its
+/// place: offset, length, length decompressed, and type. Of old they were called otherwise.
 pub(super) const CHECKSUM: &str = "io.github.containers.zstd-chunked.manifest-checksum";
-/// Where it has the place: offset, length, length decompressed, and type.
 pub(super) const POSITION: &str = "io.github.containers.zstd-chunked.manifest-position";
+pub(super) const OLD_CHECKSUM: &str = "io.containers.zstd-chunked.manifest-checksum";
+pub(super) const OLD_POSITION: &str = "io.containers.zstd-chunked.manifest-position";
 /// The one type of a table of contents there is.
 const TYPE: u64 = 1;
 
