@@ -107,7 +107,15 @@ pub(super) fn open(archive: &Archive, image: &Selection) -> Result<Image> {
     let layers = layers.collect::<Result<_>>()?;
     let name = saved.names().first().cloned();
     let documents = Documents { manifest: None, config: Some(bytes) };
-    Ok(Image { name, manifest_digest: None, config, layers, documents, registry: None })
+    Ok(Image {
+        name,
+        manifest_digest: None,
+        config,
+        layers,
+        documents,
+        registry: None,
+        indexed: None,
+    })
 }
 
 /// The one of `images` that is selected.
@@ -168,7 +176,15 @@ fn open_old(archive: &Archive, image: &Selection) -> Result<Image> {
     let documents = Documents { manifest: None, config: bytes };
     let config = config.unwrap_or_default();
     let name = Some(name.clone());
-    Ok(Image { name, manifest_digest: None, config, layers, documents, registry: None })
+    Ok(Image {
+        name,
+        manifest_digest: None,
+        config,
+        layers,
+        documents,
+        registry: None,
+        indexed: None,
+    })
 }
 
 /// The layer that a member is. Docker stores them as they are; others compress them.

@@ -1,11 +1,12 @@
 //! Layers made ready to be read: their indexes found in the cache, or made in one pass over each.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -17,13 +18,17 @@ use super::layer::{Builder, Facts, Layer, Learnt, SpansOf};
 use super::merge::LayerPart;
 use super::span::{self, Pass, Passed, Side, Spans, Unpacked};
 use super::tar;
-use super::toc::{self, Claim};
+use super::toc::{self, Claim, soci};
 use super::{Algorithm, Digest, Hasher};
 use crate::block::{BlockSource, Cache, FileSource};
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// Bytes read at once from a blob.
 const READ: usize = 256 << 10;
+
+/// Bytes of a layer from which on it is asked whether there is a SOCI index: they have one from 10 MiB on, if
+/// nobody says otherwise.
+const INDEXED: u64 = 256 << 10;
 
 /// How far preparing has come, for whoever watches. Layers whose index is there do not count.
 #[derive(Debug, Default)]
@@ -48,7 +53,7 @@ pub fn prepare(
     cache: &Arc<Cache>,
     progress: &Progress,
 ) -> Result<Vec<LayerPart>> {
-    let stage = Stage { kept, cache, progress, remote: image.registry.is_some() };
+    let stage = Stage { kept, cache, progress, image, ztocs: OnceLock::new() };
     let count = image.layers.len();
     // The first failure stops the others, and theirs are not the cause.
     let failed = Mutex::new(None);
@@ -78,8 +83,9 @@ struct Stage<'a> {
     kept: Option<&'a LayerCache>,
     cache: &'a Arc<Cache>,
     progress: &'a Progress,
-    /// Whether the blobs have to be fetched.
-    remote: bool,
+    image: &'a Image,
+    /// What a SOCI index has of its layers, once one asks.
+    ztocs: OnceLock<BTreeMap<Digest, Claim>>,
 }
 
 impl Stage<'_> {
@@ -97,7 +103,7 @@ impl Stage<'_> {
                 }
             }
         }
-        if self.remote
+        if self.remote()
             && let Some(part) = self.by_table(layer)?
         {
             return Ok(part);
@@ -105,12 +111,34 @@ impl Stage<'_> {
         self.make(layer, kept)
     }
 
+    /// Whether the blobs have to be fetched.
+    fn remote(&self) -> bool {
+        self.image.registry.is_some()
+    }
+
+    /// What a SOCI index has of the layers. Without one they are read whole, whatever the reason.
+    fn ztocs(&self) -> &BTreeMap<Digest, Claim> {
+        self.ztocs.get_or_init(|| {
+            let indexed = self.image.registry.as_ref().zip(self.image.indexed.as_ref());
+            let Some((registry, indexed)) = indexed else { return BTreeMap::new() };
+            soci::find(registry, indexed).unwrap_or_else(|error| {
+                log::warn!("layers are read whole, and not by a SOCI index: {error}");
+                BTreeMap::new()
+            })
+        })
+    }
+
     /// The layer by its table of contents, if it brings one that is of use.
     fn by_table(&self, layer: &LayerBlob) -> Result<Option<LayerPart>> {
         let Some(digest) = &layer.digest else { return Ok(None) };
         let claimed = Claim::of(&layer.annotations);
         let part = match claimed {
-            Ok(None) => return Ok(None),
+            // A small one is there before its index would be.
+            Ok(None) if layer.size < INDEXED => return Ok(None),
+            Ok(None) => match self.ztocs().get(digest) {
+                Some(claim) => self.learn(layer, digest, claim),
+                None => return Ok(None),
+            },
             Ok(Some(claim)) => self.learn(layer, digest, &claim),
             Err(error) => Err(error),
         };
@@ -182,7 +210,7 @@ impl Stage<'_> {
     fn make(&self, layer: &LayerBlob, kept: Option<(&LayerCache, &str)>) -> Result<LayerPart> {
         self.progress.total.fetch_add(layer.size, Ordering::Relaxed);
         let side = Scratch::begin(kept)?;
-        let copy = if self.remote { Some(Scratch::begin(kept)?) } else { None };
+        let copy = if self.remote() { Some(Scratch::begin(kept)?) } else { None };
         let other = layer.digest.as_ref().map(Digest::algorithm);
         let other = other.filter(|&algorithm| algorithm != Algorithm::Sha256);
         let other = other.map(|algorithm| Arc::new(Mutex::new(Hasher::new(algorithm))));

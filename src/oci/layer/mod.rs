@@ -55,10 +55,12 @@ pub enum Learnt {
     Estargz,
     /// The same from one of zstd:chunked.
     ZstdChunked,
+    /// From a ztoc of a SOCI index. Digests of the layer are what was said.
+    Soci,
 }
 
 impl Learnt {
-    const ALL: [Self; 3] = [Self::Whole, Self::Estargz, Self::ZstdChunked];
+    const ALL: [Self; 4] = [Self::Whole, Self::Estargz, Self::ZstdChunked, Self::Soci];
 
     /// What it is called.
     pub const fn name(self) -> &'static str {
@@ -66,6 +68,7 @@ impl Learnt {
             Self::Whole => "whole",
             Self::Estargz => "estargz",
             Self::ZstdChunked => "zstd:chunked",
+            Self::Soci => "soci",
         }
     }
 

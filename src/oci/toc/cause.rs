@@ -58,6 +58,18 @@ pub(super) enum Cause {
     ChunkLength { len: u64, most: u64 },
     #[error("more than {0} {1}")]
     Budget(u64, &'static str),
+    #[error("ztoc: nothing that could be there at {0:#x}")]
+    FlatBuffer(usize),
+    #[error("ztoc: {0} bytes are no list of checkpoints")]
+    Checkpoints(usize),
+    #[error("ztoc: checkpoint {0} is out of order or lies outside")]
+    Checkpoint(usize),
+    #[error("ztoc: {digests} digests of spans between {checkpoints} checkpoints")]
+    SpanCount { digests: usize, checkpoints: usize },
+    #[error("a sparse file, whose pieces a ztoc does not tell")]
+    Sparse,
+    #[error("the tar has no header at {at:#x} of the file that its ztoc tells of")]
+    Headers { at: u64 },
     #[error("table of chunks is damaged at {0}")]
     Table(usize),
     #[error("chunk at {at:#x} of the blob cannot be decompressed: {why}")]
@@ -71,6 +83,7 @@ impl From<Cause> for Error {
         let kind = match cause {
             Cause::Version(_)
             | Cause::Name
+            | Cause::Sparse
             | Cause::Budget(..)
             | Cause::ChunkLength { .. }
             | Cause::TooLong { .. } => Kind::Unsupported,

@@ -15,6 +15,7 @@ mod collect;
 mod contents;
 mod estargz;
 mod json;
+pub(super) mod soci;
 mod table;
 mod zstd_chunked;
 
@@ -26,7 +27,9 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use super::Digest;
+use super::blob::{Blob, read_whole};
 use super::layer::{Facts, Layer, Learnt};
+use super::manifest::Descriptor;
 use crate::block::{BlockSource, Cache};
 use crate::error::Result;
 use cause::Cause;
@@ -41,13 +44,15 @@ const MOST_PLAIN: u64 = 1 << 30;
 const WINDOW_LOG: u32 = 27;
 
 /// What a manifest says of a layer's table of contents.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Claim(Form);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Form {
     Estargz(Digest),
     ZstdChunked(Digest, Position),
+    /// A ztoc, which is a blob of its own.
+    Soci(Descriptor, Arc<dyn Blob>),
 }
 
 impl Claim {
@@ -78,13 +83,17 @@ impl Claim {
         match self.0 {
             Form::Estargz(_) => Learnt::Estargz,
             Form::ZstdChunked(..) => Learnt::ZstdChunked,
+            Form::Soci(..) => Learnt::Soci,
         }
     }
 
     /// What the index that comes of it is called in a cache, beside that of the layer `blob`. The
     /// table's own digest is part of it: another image may claim another table of the same layer.
     pub fn key(&self, blob: &Digest) -> String {
-        let (Form::Estargz(table) | Form::ZstdChunked(table, _)) = &self.0;
+        let table = match &self.0 {
+            Form::Estargz(table) | Form::ZstdChunked(table, _) => table,
+            Form::Soci(ztoc, _) => &ztoc.digest,
+        };
         let (algorithm, hex) = (table.algorithm().name(), table.hex());
         format!("{}-{}-{algorithm}-{hex}", blob.algorithm().name(), blob.hex())
     }
@@ -98,20 +107,27 @@ impl Claim {
 /// manifest vouches for, or contradicts itself: the layer is to be read whole then. What reading the
 /// blob returns.
 pub fn learn(claim: &Claim, blob: &Arc<dyn BlockSource>, digest: &Digest) -> Result<Vec<u8>> {
+    let facts = |tar_len| Facts {
+        blob_digest: digest.to_string(),
+        // That of bytes nobody has seen.
+        diff_id: String::new(),
+        blob_len: blob.len(),
+        tar_len,
+        learnt: claim.learnt(),
+    };
     let (collect, packing) = match &claim.0 {
         Form::Estargz(named) => (estargz::collect(blob, named)?, Packing::Gzip),
         Form::ZstdChunked(named, position) => {
             (zstd_chunked::collect(blob, named, *position)?, Packing::Zstd)
         }
+        Form::Soci(ztoc, bytes) => {
+            let bytes = read_whole(&**bytes, ztoc, "ztoc", MOST_PACKED)?;
+            let collected = soci::parse(&bytes, blob.len())?;
+            let facts = facts(collected.len);
+            return collected.builder.finish(&facts, &collected.spans.finish());
+        }
     };
-    let facts = Facts {
-        blob_digest: digest.to_string(),
-        // That of bytes nobody has seen.
-        diff_id: String::new(),
-        blob_len: blob.len(),
-        tar_len: collect.table.len(),
-        learnt: claim.learnt(),
-    };
+    let facts = facts(collect.table.len());
     let table = collect.table.finish(packing)?;
     collect.builder.finish(&facts, &table)
 }
@@ -126,7 +142,11 @@ pub fn contents(
     cache: &Arc<Cache>,
 ) -> Result<Arc<dyn BlockSource>> {
     index.spans()?;
-    let table = Table::from_bytes(super::layer::SpansOf(Arc::clone(index)), blob.len())?;
+    let table = super::layer::SpansOf(Arc::clone(index));
+    if index.facts().learnt == Learnt::Soci {
+        return Ok(Arc::new(soci::Spans::new(table, blob, cache)?));
+    }
+    let table = Table::from_bytes(table, blob.len())?;
     Ok(Arc::new(Contents::new(blob, table, Arc::clone(cache))))
 }
 

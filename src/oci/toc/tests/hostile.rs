@@ -210,9 +210,10 @@ fn zstd_tables() {
         (estargz::ANNOTATION, &*digest),
     ];
     assert_eq!(super::claim(&three).unwrap_err().cause(), Some(&Cause::TwoTables));
-    assert_eq!(super::claim(&three[..1]).unwrap(), None);
+    assert!(super::claim(&three[..1]).unwrap().is_none());
     let old = [(zstd_chunked::OLD_CHECKSUM, &*digest), (zstd_chunked::OLD_POSITION, "1:2:3:1")];
-    assert_eq!(super::claim(&old).unwrap(), super::claim(&three[..2]).unwrap());
+    let said = |claimed: &[_]| format!("{:?}", super::claim(claimed).unwrap());
+    assert_eq!(said(&old), said(&three[..2]));
     let error = super::claim(&[(estargz::ANNOTATION, "md5:00")]).unwrap_err();
     assert_eq!(error.kind(), crate::error::Kind::Unsupported);
 }
