@@ -399,3 +399,6 @@ impl Read for Stream<'_> {
         Ok(len)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,3 +10,8 @@ cp "$here/made.go" "$1"
 cd "$1"
 GO111MODULE=off GOPATH=/usr/share/gocode go build -o made made.go
 for kind in estargz zstd-chunked; do ./made "$kind" layer.tar "$kind" 4096; done
+# The seed of a fuzz target: by zlib and flatc (flatbuffers-compiler).
+gzip -9nc layer.tar >layer.tar.gz
+python3 "$here/../layered_images/ztoc.py" layer.tar.gz ztoc.json 4000
+flatc --allow-non-utf8 --binary "$here/../layered_images/ztoc.fbs" ztoc.json
+gzip -9nc ztoc.bin >ztoc.gz

@@ -78,6 +78,14 @@ impl Claim {
         }
     }
 
+    /// That the ztoc of a layer is the blob `bytes`, of that digest: somebody else vouches for it.
+    pub fn ztoc(digest: Digest, bytes: Arc<dyn Blob>) -> Self {
+        let (media_type, size) = (String::new(), bytes.len());
+        let annotations = BTreeMap::new();
+        let ztoc = Descriptor { media_type, digest, size, platform: None, annotations };
+        Self(Form::Soci(ztoc, bytes))
+    }
+
     /// What the table of contents is, for an index.
     fn learnt(&self) -> Learnt {
         match self.0 {

@@ -171,7 +171,8 @@ fn checkpoints<'a>(
         Some((u64::from_le_bytes(*at), u64::from_le_bytes(*place), bits, window))
     };
     // What follows the end of a tar may have checkpoints, too, and is of no use.
-    let before_end = move |nth: &usize| point(*nth).is_none_or(|(_, place, ..)| place < len);
+    let before_end =
+        move |nth: &usize| *nth == 0 || point(*nth).is_none_or(|(_, place, ..)| place < len);
     Ok((0..count).take_while(before_end).map(move |nth| {
         let bad = || Cause::Checkpoint(nth);
         let (at, place, bits, window) = point(nth).ok_or_else(bad)?;

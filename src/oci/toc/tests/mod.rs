@@ -1,6 +1,7 @@
 //! What real programs wrote is read as it is whole; what is made here is what they would not write.
 
 mod hostile;
+mod ztocs;
 
 use std::io::{BufReader, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
