@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::GzDecoder;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -19,6 +20,9 @@ use crate::oci::Digest;
 const REQUEST: u64 = 8 << 20;
 /// Bytes between two units that are rather fetched than left out: about what a round trip costs.
 const GAP: u64 = 64 << 10;
+/// Bytes that are fetched beyond what is wanted, if something is read in order: chunks may be small, and round trips
+/// long.
+const AHEAD: u64 = 2 << 20;
 
 /// A source of the chunks of a layer, one behind the other.
 ///
@@ -30,6 +34,8 @@ pub(super) struct Contents {
     table: Table,
     cache: Arc<Cache>,
     owner: Owner,
+    /// Where the last read ended.
+    ended: AtomicU64,
 }
 
 type Decoded = Arc<block::Unit>;
@@ -37,7 +43,7 @@ type Decoded = Arc<block::Unit>;
 impl Contents {
     pub(super) fn new(blob: Arc<dyn BlockSource>, table: Table, cache: Arc<Cache>) -> Self {
         let owner = cache.owner();
-        Self { blob, table, cache, owner }
+        Self { blob, table, cache, owner, ended: AtomicU64::new(u64::MAX) }
     }
 
     fn key(&self, index: usize) -> Key {
@@ -126,6 +132,11 @@ impl BlockSource for Contents {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         check_range(offset, buf.len(), self.len())?;
+        let end = offset + buf.len() as u64;
+        let ahead = match self.ended.swap(end, Ordering::Relaxed) == offset {
+            true => AHEAD,
+            false => 0,
+        };
         let (mut at, mut rest) = (offset, buf);
         let mut index = self.table.find(offset);
         let mut fetched: Vec<Decoded> = vec![];
@@ -144,11 +155,13 @@ impl BlockSource for Contents {
                 index += 1;
                 continue;
             }
-            let end = at + rest.len() as u64;
-            let run = index..self.missing(index, end)?;
+            let run = index..self.missing(index, (end + ahead).min(self.len()))?;
             fetched.clear();
             fetched.extend(self.fetch(run.clone())?);
             for (nth, decoded) in run.zip(&fetched) {
+                if rest.is_empty() {
+                    break;
+                }
                 copy(self.table.unit(nth)?.places.start, decoded, &mut at, &mut rest);
                 index = nth + 1;
             }

@@ -112,6 +112,9 @@ pub(super) fn unpacking(error: io::Error) -> Error {
     }
 }
 
+/// The length and digest of a piece.
+type Piece = (u64, [u8; 32]);
+
 /// The JSON, whose digest and whose pieces' are made as it is read.
 struct Hashed<R> {
     input: R,
@@ -119,7 +122,7 @@ struct Hashed<R> {
     left: u64,
     whole: Hasher,
     piece: Vec<u8>,
-    pieces: Vec<(u64, [u8; 32])>,
+    pieces: Vec<Piece>,
 }
 
 impl<R: Read> Hashed<R> {
@@ -135,8 +138,8 @@ impl<R: Read> Hashed<R> {
         }
     }
 
-    /// The digest of the whole, and the length and digest of each piece.
-    fn finish(mut self) -> Result<(Digest, Vec<(u64, [u8; 32])>)> {
+    /// The digest of the whole, and its pieces.
+    fn finish(mut self) -> Result<(Digest, Vec<Piece>)> {
         if self.left > 0 {
             let found = self.len - self.left;
             return Err(Cause::Length { named: self.len, found }.into());

@@ -247,7 +247,7 @@ fn what_a_ztoc_cannot_say() {
     let offset = Cause::Number { field: "offset", value: -512 };
     assert_eq!(said(&|made| made.files[1][2] = Long(-512)), offset);
     for size in [2000, i64::MAX] {
-        let limit = Made::new().plain as u64;
+        let limit = Made::new().plain.cast_unsigned();
         let outside = Cause::Outside { at: 1536, end: u64::MAX, limit };
         assert_eq!(said(&|made| made.files[1][3] = Long(size)), outside);
     }
@@ -301,11 +301,11 @@ fn what_is_told_twice_is_not_read_for_ever() {
     let there = follow(&ztoc, follow(&ztoc, slot) + 4);
     // A new vector behind all: offsets only lead forward, so the table comes after it.
     let table = ztoc[there..].to_vec();
-    let (count, at) = (100_000, ztoc.len());
+    let (count, at) = (100_000_u32, ztoc.len());
     ztoc[slot..slot + 4].copy_from_slice(&((at - slot) as u32).to_le_bytes());
-    ztoc.extend_from_slice(&(count as u32).to_le_bytes());
+    ztoc.extend_from_slice(&count.to_le_bytes());
     for nth in 0..count {
-        ztoc.extend_from_slice(&(4 * (count - nth) as u32).to_le_bytes());
+        ztoc.extend_from_slice(&(4 * (count - nth)).to_le_bytes());
     }
     let moved = ztoc.len();
     ztoc.extend_from_slice(&table);
