@@ -196,14 +196,13 @@ fn only_what_is_wanted_is_fetched() {
     // Read in order, what follows comes with the second one.
     let opened = open(ESTARGZ, &estargz_claim(ESTARGZ_DIGEST)).unwrap();
     let many = opened.entries().into_iter().find(|entry| entry.path == b"opt/many").unwrap();
-    let all = opened.read("bin/sh").unwrap();
     opened.blob.taken();
     let mut piece = vec![0; 500];
     for at in (0..many.size - 500).step_by(500) {
         opened.data.read_at(many.runs[0].place + at, &mut piece).unwrap();
     }
     let (reads, _) = opened.blob.taken();
-    assert!(reads == 2 && all.len() == 3002, "{reads} reads");
+    assert!(reads == 2, "{reads} reads");
     assert_eq!(opened.read("old").unwrap(), b"old");
     let (reads, bytes) = opened.blob.taken();
     assert!(reads == 1 && bytes < 200, "{reads} reads, {bytes} bytes");

@@ -246,7 +246,7 @@ fn what_a_ztoc_cannot_say() {
     assert_eq!(said(&|made| made.files[1][2] = Long(1024)), order(1024, 1024));
     let offset = Cause::Number { field: "offset", value: -512 };
     assert_eq!(said(&|made| made.files[1][2] = Long(-512)), offset);
-    for size in [2000, i64::MAX] {
+    for size in [2049, i64::MAX] {
         let limit = Made::new().plain.cast_unsigned();
         let outside = Cause::Outside { at: 1536, end: u64::MAX, limit };
         assert_eq!(said(&|made| made.files[1][3] = Long(size)), outside);
