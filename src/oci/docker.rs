@@ -107,7 +107,15 @@ pub(super) fn open(archive: &Archive, image: &Selection) -> Result<Image> {
     let layers = layers.collect::<Result<_>>()?;
     let name = saved.names().first().cloned();
     let documents = Documents { manifest: None, config: Some(bytes) };
-    Ok(Image { name, manifest_digest: None, config, layers, documents, registry: None })
+    Ok(Image {
+        name,
+        manifest_digest: None,
+        config,
+        layers,
+        documents,
+        registry: None,
+        indexed: None,
+    })
 }
 
 /// The one of `images` that is selected.
@@ -168,7 +176,15 @@ fn open_old(archive: &Archive, image: &Selection) -> Result<Image> {
     let documents = Documents { manifest: None, config: bytes };
     let config = config.unwrap_or_default();
     let name = Some(name.clone());
-    Ok(Image { name, manifest_digest: None, config, layers, documents, registry: None })
+    Ok(Image {
+        name,
+        manifest_digest: None,
+        config,
+        layers,
+        documents,
+        registry: None,
+        indexed: None,
+    })
 }
 
 /// The layer that a member is. Docker stores them as they are; others compress them.
@@ -188,7 +204,8 @@ fn layer(archive: &Archive, member: &str, diff_id: Option<Digest>) -> Result<Lay
         Compression::None => media_type::DOCKER_LAYER.into(),
         other => format!("{}.{}", media_type::DOCKER_LAYER, other.name()),
     };
-    Ok(LayerBlob { digest, media_type, compression, size: blob.len(), diff_id, blob })
+    let (size, annotations) = (blob.len(), BTreeMap::new());
+    Ok(LayerBlob { digest, media_type, compression, size, diff_id, annotations, blob })
 }
 
 /// The digest that the name of a member is: `HEX.json`, `blobs/sha256/HEX`, `sha256:HEX`.

@@ -1,5 +1,6 @@
 //! An image: what a reference leads to.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::archive::Archive;
@@ -15,6 +16,7 @@ use super::platform::{self, Platform};
 use super::reference::Reference;
 use super::registry::{self, Registry};
 use super::span;
+use super::toc::soci::{self, Indexed};
 use crate::block::{BlockSource, FileSource};
 use crate::error::{Error, Result, ResultExt};
 
@@ -44,6 +46,8 @@ pub struct Image {
     /// What its parts were parsed from, byte for byte.
     pub documents: Documents,
     pub(super) registry: Option<Arc<Registry>>,
+    /// What its layers may be indexed by.
+    pub(super) indexed: Option<Indexed>,
 }
 
 /// The documents of an image as they are stored, for whoever makes another of it.
@@ -68,6 +72,8 @@ pub struct LayerBlob {
     pub size: u64,
     /// The hash of the bytes once they are decompressed, where it is known.
     pub diff_id: Option<Digest>,
+    /// What else the manifest says about it.
+    pub annotations: BTreeMap<String, String>,
     /// The bytes as they are stored.
     pub blob: Arc<dyn Blob>,
 }
@@ -124,6 +130,10 @@ fn open_parts(reference: &Reference, options: &Options) -> Result<Image> {
             let mut image = from_document(&registry, (document, bytes, digest), wanted)?;
             image.name = Some(name.to_string());
             image.registry = Some(registry);
+            // Who names a digest trusts nobody to say more than that names.
+            if image.indexed.is_none() && name.digest.is_none() {
+                image.indexed = image.manifest_digest.clone().map(Indexed::Referring);
+            }
             Ok(image)
         }
         Reference::Tarball { file } => tarball(open_file(file)?),
@@ -206,13 +216,16 @@ fn from_manifest(
             compression: *compression,
             size: layer.size,
             diff_id: Some(diff_id),
+            annotations: layer.annotations.clone(),
             blob: content.blob("layer", layer).within(|| format!("layer {}", index + 1))?,
         })
     });
     let layers = layers.collect::<Result<_>>()?;
     let documents = Documents { manifest: Some(bytes), config: Some(config_bytes) };
     let manifest_digest = Some(digest);
-    Ok(Image { name: None, manifest_digest, config, layers, documents, registry: None })
+    let named = manifest.annotations.get(soci::MANIFEST_ANNOTATION);
+    let indexed = named.and_then(|digest| digest.parse().ok()).map(Indexed::Named);
+    Ok(Image { name: None, manifest_digest, config, layers, documents, registry: None, indexed })
 }
 
 /// The image whose one layer is a tarball.
@@ -228,7 +241,9 @@ fn tarball(source: Arc<dyn BlockSource>) -> Result<Image> {
     };
     let blob: Arc<dyn Blob> = Arc::new(LocalBlob(source));
     let size = blob.len();
-    let layer = LayerBlob { digest: None, media_type, compression, size, diff_id: None, blob };
+    let annotations = BTreeMap::new();
+    let layer =
+        LayerBlob { digest: None, media_type, compression, size, diff_id: None, annotations, blob };
     Ok(Image {
         name: None,
         manifest_digest: None,
@@ -236,5 +251,6 @@ fn tarball(source: Arc<dyn BlockSource>) -> Result<Image> {
         layers: vec![layer],
         documents: Documents::default(),
         registry: None,
+        indexed: None,
     })
 }

@@ -27,6 +27,7 @@ pub mod reference;
 pub mod registry;
 pub mod span;
 pub mod tar;
+pub mod toc;
 pub mod write;
 
 pub use blob::Blob;

@@ -1,11 +1,12 @@
 //! Layers made ready to be read: their indexes found in the cache, or made in one pass over each.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -14,10 +15,11 @@ use rustix::io::Errno;
 
 use super::cache::{LayerCache, Part, Unfinished};
 use super::image::{Image, LayerBlob};
-use super::layer::{Builder, Facts, Layer};
+use super::layer::{Builder, Facts, Layer, Learnt, SpansOf};
 use super::merge::LayerPart;
 use super::span::{self, Pass, Passed, Side, Spans, Unpacked};
 use super::tar;
+use super::toc::{self, Claim, soci};
 use super::{Algorithm, Digest, Hasher};
 use crate::block::{BlockSource, Cache, FileSource};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -28,6 +30,10 @@ const READ: usize = 256 << 10;
 /// Bytes that a layer's side file may take, however little may be kept: without it the layer cannot be
 /// read at all.
 const LEAST_SIDE: u64 = 1 << 30;
+
+/// Bytes of a layer from which on it is asked whether there is a SOCI index: they have one from 10 MiB on, if
+/// nobody says otherwise.
+const INDEXED: u64 = 256 << 10;
 
 /// How far preparing has come, for whoever watches. Layers whose index is there do not count.
 #[derive(Debug, Default)]
@@ -52,7 +58,7 @@ pub fn prepare(
     cache: &Arc<Cache>,
     progress: &Progress,
 ) -> Result<Vec<LayerPart>> {
-    let stage = Stage { kept, cache, progress, remote: image.registry.is_some() };
+    let stage = Stage { kept, cache, progress, image, ztocs: OnceLock::new() };
     let count = image.layers.len();
     // The first failure stops the others, and theirs are not the cause.
     let failed = Mutex::new(None);
@@ -82,8 +88,9 @@ struct Stage<'a> {
     kept: Option<&'a LayerCache>,
     cache: &'a Arc<Cache>,
     progress: &'a Progress,
-    /// Whether the blobs have to be fetched.
-    remote: bool,
+    image: &'a Image,
+    /// What a SOCI index has of its layers, once one asks.
+    ztocs: OnceLock<BTreeMap<Digest, Claim>>,
 }
 
 impl Stage<'_> {
@@ -101,6 +108,11 @@ impl Stage<'_> {
                 }
             }
         }
+        if self.remote()
+            && let Some(part) = self.by_table(layer)?
+        {
+            return Ok(part);
+        }
         match self.make(layer, kept) {
             // A full disk is no reason not to look into an image, if there is another.
             Err(error) if error.kind() == Kind::NoSpace && kept.is_some() => {
@@ -116,6 +128,82 @@ impl Stage<'_> {
                 })
             }
             made => made,
+        }
+    }
+
+    /// Whether the blobs have to be fetched.
+    fn remote(&self) -> bool {
+        self.image.registry.is_some()
+    }
+
+    /// What a SOCI index has of the layers. Without one they are read whole, whatever the reason.
+    fn ztocs(&self) -> &BTreeMap<Digest, Claim> {
+        self.ztocs.get_or_init(|| {
+            let indexed = self.image.registry.as_ref().zip(self.image.indexed.as_ref());
+            let Some((registry, indexed)) = indexed else { return BTreeMap::new() };
+            soci::find(registry, indexed).unwrap_or_else(|error| {
+                log::warn!("layers are read whole, and not by a SOCI index: {error}");
+                BTreeMap::new()
+            })
+        })
+    }
+
+    /// The layer by its table of contents, if it brings one that is of use.
+    fn by_table(&self, layer: &LayerBlob) -> Result<Option<LayerPart>> {
+        let Some(digest) = &layer.digest else { return Ok(None) };
+        let claimed = Claim::of(&layer.annotations);
+        let part = match claimed {
+            // A small one is there before its index would be.
+            Ok(None) if layer.size < INDEXED => return Ok(None),
+            Ok(None) => match self.ztocs().get(digest) {
+                Some(claim) => self.learn(layer, digest, claim),
+                None => return Ok(None),
+            },
+            Ok(Some(claim)) => self.learn(layer, digest, &claim),
+            Err(error) => Err(error),
+        };
+        match part {
+            Ok(part) => Ok(Some(part)),
+            // What the table says is of no use, or the registry gives no parts of a blob.
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                log::warn!(
+                    "layer {digest} is read whole, and not by its table of contents: {error}"
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn learn(&self, layer: &LayerBlob, digest: &Digest, claim: &Claim) -> Result<LayerPart> {
+        let blob = layer.blob.source()?;
+        let key = claim.key(digest);
+        let part = |index: Layer| {
+            index.entries()?;
+            let index = Arc::new(index);
+            let data = toc::contents(&index, Arc::clone(&blob), self.cache)?;
+            Ok(LayerPart { index, data })
+        };
+        if let Some((path, _)) = self.kept.and_then(|kept| kept.find(&key, Part::Index)) {
+            match Layer::open(&path).and_then(part) {
+                Ok(part) => return Ok(part),
+                Err(error) => log::info!("made anew: {error}"),
+            }
+        }
+        let bytes = toc::learn(claim, &blob, digest)?;
+        part(self.keep(self.kept.map(|kept| (kept, &*key)), bytes)?)
+    }
+
+    /// The index that `bytes` are, kept if there is where and room.
+    fn keep(&self, kept: Option<(&LayerCache, &str)>, bytes: Vec<u8>) -> Result<Layer> {
+        match kept.map(|(kept, key)| keep_index(kept, key, &bytes)) {
+            Some(Ok(index)) => Ok(index),
+            // A full disk is no reason not to look into an image.
+            Some(Err(error)) => {
+                log::warn!("the index is not kept, and the layer is read anew next time: {error}");
+                Layer::from_bytes(bytes)
+            }
+            None => Layer::from_bytes(bytes),
         }
     }
 
@@ -142,7 +230,7 @@ impl Stage<'_> {
     fn make(&self, layer: &LayerBlob, kept: Option<(&LayerCache, &str)>) -> Result<LayerPart> {
         self.progress.total.fetch_add(layer.size, Ordering::Relaxed);
         let side = Scratch::begin(kept)?;
-        let copy = if self.remote { Some(Scratch::begin(kept)?) } else { None };
+        let copy = if self.remote() { Some(Scratch::begin(kept)?) } else { None };
         let other = layer.digest.as_ref().map(Digest::algorithm);
         let other = other.filter(|&algorithm| algorithm != Algorithm::Sha256);
         let other = other.map(|algorithm| Arc::new(Mutex::new(Hasher::new(algorithm))));
@@ -183,16 +271,7 @@ impl Stage<'_> {
             0 => None,
             _ => Some(side.keep(Part::Spool)?),
         };
-        let index = match kept.map(|(kept, key)| keep_index(kept, key, &bytes)) {
-            Some(Ok(index)) => index,
-            // A full disk is no reason not to look into an image.
-            Some(Err(error)) => {
-                log::warn!("the index is not kept, and the layer is read anew next time: {error}");
-                Layer::from_bytes(bytes)?
-            }
-            None => Layer::from_bytes(bytes)?,
-        };
-        self.part(index, blob, side)
+        self.part(self.keep(kept, bytes)?, blob, side)
     }
 
     fn part(
@@ -226,6 +305,7 @@ fn facts(blob: &Digest, passed: &Passed) -> Facts {
         diff_id: Digest::of_sha256(&passed.diff_id).to_string(),
         blob_len: passed.blob_len,
         tar_len: passed.len,
+        learnt: Learnt::Whole,
     }
 }
 
@@ -270,16 +350,6 @@ fn key(layer: &LayerBlob) -> Result<Option<String>> {
             changed.1
         )
     }))
-}
-
-/// The restart points that an index holds.
-struct SpansOf(Arc<Layer>);
-
-impl AsRef<[u8]> for SpansOf {
-    fn as_ref(&self) -> &[u8] {
-        // That they are there was looked at before.
-        self.0.spans().unwrap_or_default()
-    }
 }
 
 /// A file that is being written, to be kept in the cache if there is one.

@@ -85,21 +85,33 @@ impl Place {
     }
 
     #[track_caller]
-    fn umoci(&self, args: &[&str]) {
+    pub(crate) fn umoci(&self, args: &[&str]) {
         run(self.tool("umoci", "umoci").args(args));
     }
 
     #[track_caller]
     pub(crate) fn copy(&self, from: &str, to: &str) {
+        self.copy_with(&[], from, to);
+    }
+
+    #[track_caller]
+    pub(crate) fn copy_with(&self, options: &[&str], from: &str, to: &str) {
         let insecure = ["--src-tls-verify=false", "--dest-tls-verify=false"];
         let mut skopeo = self.tool("skopeo", "skopeo");
-        run(skopeo.args(["copy", "-q"]).args(insecure).args([from, to]));
+        run(skopeo.args(["copy", "-q"]).args(insecure).args(options).args([from, to]));
     }
 
     /// What umoci unpacks.
     pub(crate) fn unpacked(&self) -> Tree {
         self.umoci(&["unpack", "--image", "L:v1", "B"]);
         seen::of_folder(&self.path("B/rootfs"))
+    }
+
+    /// The same of another image.
+    pub(crate) fn unpacked_of(&self, image: &str) -> Tree {
+        let bundle = format!("B-{image}");
+        self.umoci(&["unpack", "--image", &format!("L:{image}"), &bundle]);
+        seen::of_folder(&self.path(&bundle).join("rootfs"))
     }
 
     /// The program, with the cache here.

@@ -12,3 +12,4 @@ mod image;
 mod kernel;
 mod kinds;
 mod seen;
+mod tables;

@@ -35,6 +35,8 @@ struct Report<'a> {
 struct Layer<'a> {
     digest: String,
     diff_id: String,
+    /// `whole`, or whose table of contents it is read by.
+    read_by: &'static str,
     media_type: &'a str,
     size: u64,
     uncompressed: u64,
@@ -70,7 +72,11 @@ impl<'a> Report<'a> {
             let facts = part.index.facts();
             Layer {
                 digest: facts.blob_digest.clone(),
-                diff_id: facts.diff_id.clone(),
+                diff_id: match &layer.diff_id {
+                    Some(said) => said.to_string(),
+                    None => facts.diff_id.clone(),
+                },
+                read_by: facts.learnt.name(),
                 media_type: &layer.media_type,
                 size: facts.blob_len,
                 uncompressed: facts.tar_len,
@@ -153,7 +159,10 @@ fn row(nth: usize, layer: &Layer<'_>, blob: &LayerBlob) -> [String; 7] {
     };
     [
         (nth + 1).to_string(),
-        format!("{short} {}", blob.compression.name()),
+        match layer.read_by {
+            "whole" => format!("{short} {}", blob.compression.name()),
+            table => format!("{short} {table}, by its table of contents"),
+        },
         text::size(layer.size),
         format!("{} plain", text::size(layer.uncompressed)),
         text::count(entries, "entry", "entries"),

@@ -134,6 +134,7 @@ impl Builder {
         header.spans_crc.set(crc32c::crc32c(spans));
         header.blob_len.set(facts.blob_len);
         header.tar_len.set(facts.tar_len);
+        header.learnt.set(facts.learnt.number());
         for (field, digest) in
             [(&mut header.blob_digest, &facts.blob_digest), (&mut header.diff_id, &facts.diff_id)]
         {

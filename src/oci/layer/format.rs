@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// What the file begins with.
 pub(super) const MAGIC: [u8; 8] = *b"STRATALX";
 /// The version that is written, and the only one that is read.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Entries of a layer at most.
 pub(super) const MOST_ENTRIES: u64 = 1 << 24;
@@ -46,7 +46,8 @@ pub(super) struct Header {
     pub(super) spans_at: U64,
     pub(super) spans_len: U64,
     pub(super) spans_crc: U32,
-    pub(super) unused: U32,
+    /// How the entries were learnt: a [`super::Learnt`] as a number.
+    pub(super) learnt: U32,
     pub(super) blob_len: U64,
     pub(super) tar_len: U64,
     /// Text, then zeros.

@@ -16,6 +16,7 @@ mod map;
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result, ResultExt};
@@ -37,8 +38,47 @@ pub struct Facts {
     pub diff_id: String,
     /// Bytes of the blob.
     pub blob_len: u64,
-    /// Bytes of the uncompressed tar.
+    /// Bytes of the uncompressed tar; of what a table of contents leads to, if it was learnt so.
     pub tar_len: u64,
+    /// How all this was learnt.
+    pub learnt: Learnt,
+}
+
+/// How the entries of a layer were learnt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Learnt {
+    /// All of it was read, and held against its digests.
+    #[default]
+    Whole,
+    /// From an eStargz table of contents that a manifest vouches for. Digests of the layer are what
+    /// was said.
+    Estargz,
+    /// The same from one of zstd:chunked.
+    ZstdChunked,
+    /// From a ztoc of a SOCI index. Digests of the layer are what was said.
+    Soci,
+}
+
+impl Learnt {
+    const ALL: [Self; 4] = [Self::Whole, Self::Estargz, Self::ZstdChunked, Self::Soci];
+
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Estargz => "estargz",
+            Self::ZstdChunked => "zstd:chunked",
+            Self::Soci => "soci",
+        }
+    }
+
+    fn number(self) -> u32 {
+        self as u32
+    }
+
+    fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|learnt| learnt.number() == number)
+    }
 }
 
 /// The index of one layer, opened.
@@ -100,6 +140,8 @@ impl Layer {
             diff_id: text(&header.diff_id)?,
             blob_len: header.blob_len.get(),
             tar_len: header.tar_len.get(),
+            learnt: Learnt::from_number(header.learnt.get())
+                .ok_or(Cause::Header("learnt in a way that is not known"))?,
         };
         let header = header.clone();
         let layer = Self { bytes, facts, header, spans_whole: AtomicBool::new(false) };
@@ -189,6 +231,15 @@ impl Layer {
         };
         let found = range().and_then(|range| self.bytes.get(range));
         Ok(found.ok_or(Cause::Section(what, at, len, self.bytes.len() as u64))?)
+    }
+}
+
+/// The restart points that an index holds, for who looked that they are there.
+pub(super) struct SpansOf(pub(super) Arc<Layer>);
+
+impl AsRef<[u8]> for SpansOf {
+    fn as_ref(&self) -> &[u8] {
+        self.0.spans().unwrap_or_default()
     }
 }
 

@@ -62,6 +62,7 @@ const FACTS: fn() -> Facts = || Facts {
     diff_id: format!("sha512:{}", "cd".repeat(64)),
     blob_len: 12345,
     tar_len: 10_000,
+    learnt: Learnt::Estargz,
 };
 
 fn index(entries: Vec<Entry>, spans: &[u8]) -> Vec<u8> {
@@ -230,8 +231,8 @@ fn a_header_that_lies_is_found_out() {
     let list_len = len - HEADER as u64 - 5;
     let cause = |change: fn(&mut Header)| with_header(change).cause::<Cause>().cloned().unwrap();
     assert_eq!(cause(|header| header.magic[0] = b'T'), Cause::Magic);
-    assert_eq!(cause(|header| header.version.set(2)), Cause::Version(2));
-    assert_eq!(with_header(|header| header.version.set(2)).kind(), Kind::Unsupported);
+    assert_eq!(cause(|header| header.version.set(3)), Cause::Version(3));
+    assert_eq!(with_header(|header| header.version.set(3)).kind(), Kind::Unsupported);
     assert_eq!(
         cause(|header| header.blob_digest[0] = 0xff),
         Cause::Header("a digest that is no text")
@@ -415,7 +416,7 @@ fn the_header_is_as_documented() {
         ("spans_at", offset_of!(Header, spans_at)),
         ("spans_len", offset_of!(Header, spans_len)),
         ("spans_crc", offset_of!(Header, spans_crc)),
-        ("unused", offset_of!(Header, unused)),
+        ("learnt", offset_of!(Header, learnt)),
         ("blob_len", offset_of!(Header, blob_len)),
         ("tar_len", offset_of!(Header, tar_len)),
         ("blob_digest", offset_of!(Header, blob_digest)),

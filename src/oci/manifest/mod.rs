@@ -81,6 +81,8 @@ impl Descriptor {
         self.annotations
             .get("vnd.docker.reference.type")
             .is_some_and(|is| is == "attestation-manifest")
+            // A SOCI index, which lies beside its image.
+            || self.annotations.contains_key("com.amazon.soci.image-manifest-digest")
             || self.platform.as_ref().is_some_and(|platform| {
                 platform.os == "unknown" && platform.architecture == "unknown"
             })
@@ -141,6 +143,8 @@ pub struct Manifest {
     pub config: Descriptor,
     /// The layers, the lowest one first, each with how it is compressed.
     pub layers: Vec<(Descriptor, Compression)>,
+    /// What else is said about it.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A document that a name in an index or a tag of a registry leads to.
@@ -169,6 +173,8 @@ struct Raw {
     manifests: Option<Vec<RawDescriptor>>,
     #[serde(default)]
     fs_layers: Option<IgnoredAny>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 enum Shape {
@@ -231,7 +237,8 @@ impl Document {
         match (named, has_image, raw.manifests) {
             (Some(Shape::Index) | None, false, Some(manifests)) => Index::checked(manifests),
             (Some(Shape::Manifest) | None, true, None) => {
-                Manifest::checked(raw.config, raw.layers, raw.artifact_type)
+                let annotations = raw.annotations.unwrap_or_default();
+                Manifest::checked(raw.config, raw.layers, raw.artifact_type, annotations)
             }
             (Some(Shape::Index), false, None) => Ok(Self::Index(Index { manifests: vec![] })),
             _ => Err(Cause::Shapeless.into()),
@@ -256,6 +263,7 @@ impl Manifest {
         config: Option<RawDescriptor>,
         layers: Option<Vec<RawDescriptor>>,
         artifact_type: Option<String>,
+        annotations: BTreeMap<String, String>,
     ) -> Result<Document> {
         let (Some(config), Some(layers)) = (config, layers) else {
             return Err(Cause::Shapeless.into());
@@ -274,7 +282,8 @@ impl Manifest {
             let compression = layer_compression(number, &layer.media_type)?;
             Ok((layer, compression))
         });
-        Ok(Document::Manifest(Self { config, layers: layers.collect::<Result<_>>()? }))
+        let layers = layers.collect::<Result<_>>()?;
+        Ok(Document::Manifest(Self { config, layers, annotations }))
     }
 }
 

@@ -111,7 +111,24 @@ impl Registry {
         self.document(&self.name.reference(), self.name.digest.as_ref())
     }
 
-    fn document(
+    /// What the registry lists as referring to a manifest, of that type of artifact.
+    pub(super) fn referrers(&self, manifest: &Digest, artifact_type: &str) -> Result<Vec<u8>> {
+        let mut patience = Patience::new(&self.options.timing);
+        let kind = artifact_type.replace('+', "%2B");
+        loop {
+            let path = format!("referrers/{manifest}?artifactType={kind}");
+            let url = self.url(&path, &mut patience)?;
+            let request = Request { url, accept: Some(media_type::OCI_INDEX), range: None };
+            match self.fetch(request, &mut patience)?.read(MAX_MANIFEST) {
+                Ok(bytes) => return Ok(bytes),
+                Err(cause @ Cause::Length { .. }) => return Err(cause.into()),
+                Err(cause) => patience.again(cause, None)?,
+            }
+        }
+    }
+
+    /// The manifest or index of that tag or digest, its type as announced, and its digest.
+    pub(super) fn document(
         &self,
         reference: &str,
         digest: Option<&Digest>,

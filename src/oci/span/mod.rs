@@ -34,6 +34,7 @@ pub use super::compression::Compression;
 pub use pass::{Options, Pass, Passed, Side};
 pub use spans::Spans;
 pub use unpacked::Unpacked;
+pub(in crate::oci) use unpacked::inflate;
 
 /// How something is compressed that begins so. What begins with no known magic is not: a tar has
 /// its own elsewhere.

@@ -16,7 +16,9 @@ use super::inflate::{Inflate, LOOKAHEAD, MIN_OUTPUT, WINDOW};
 use super::input::Input;
 use super::spans::{Span, Spans, Start};
 use super::spool::hash;
-use crate::block::{BlockSource, Cache, Extent, Home, Key, Origin, Owner, Weigh, check_range};
+use crate::block::{
+    BlockSource, Cache, Extent, Home, Key, MemorySource, Origin, Owner, Weigh, check_range,
+};
 use crate::error::Result;
 
 /// Compressed bytes read at once.
@@ -251,6 +253,42 @@ impl Read for At {
         self.at += len as u64;
         Ok(len)
     }
+}
+
+/// The `len` bytes of a gzip stream that begin at the bit `bit` of `packed`, where a block of deflate
+/// begins; `window` are those before them. Another block begins where they end, unless `packed` goes on to the end of
+/// the stream: the last `next` bits are its, or what would follow if there are none. Checksums of members are not verified.
+///
+/// # Errors
+/// Corrupt if it is no such stream, or ends before.
+pub(in crate::oci) fn inflate(
+    mut packed: Vec<u8>,
+    bit: u8,
+    next: Option<u8>,
+    window: &[u8; WINDOW],
+    len: usize,
+) -> Result<Box<[u8]>> {
+    if let Some(next) = next {
+        // The decoder looks ahead: what it finds there is the end, a last block of nothing.
+        const END: u16 = 0b011;
+        let keep = u32::from(8 - next.min(7)) % 8;
+        if keep == 0 {
+            packed.push(0);
+        }
+        if let Some(last) = packed.last_mut() {
+            *last = *last & ((1 << keep) - 1) | (END << keep) as u8;
+        }
+        packed.extend_from_slice(&[((END << keep) >> 8) as u8, 0, 0]);
+    }
+    let source = Arc::new(MemorySource::new(packed));
+    let mut input = Input::new(At { source, at: 0 }, 0, READ, None);
+    let byte = if bit > 0 { input.byte()? } else { 0 };
+    let mut inflate = Inflate::new();
+    inflate.enter(&[], bit.into(), bit.into(), byte)?;
+    let mut output = vec![0; WINDOW + OUTPUT].into_boxed_slice();
+    output[..WINDOW].copy_from_slice(window);
+    let (gzip, ready) = (Gzip::resume(inflate), WINDOW..WINDOW);
+    Inflating { gzip, input, output, ready, floor: 0 }.take(len)
 }
 
 impl Inflating {
