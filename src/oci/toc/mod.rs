@@ -3,7 +3,7 @@
 //!
 //! A [`Claim`] is what the manifest of an image says of such a table, with its digest. [`learn`]
 //! fetches the table, holds it against that digest and makes an ordinary index of the layer of it;
-//! [`contents`] then gives the contents of files, fetched chunk by chunk, each held against the
+//! [`contents()`] then gives the contents of files, fetched chunk by chunk, each held against the
 //! digest that the table has for it before a byte of it is given out.
 //!
 //! What is trusted is the manifest, and what it vouches for: the table tells names, attributes and
