@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -145,15 +146,26 @@ impl LayerCache {
     /// The host's.
     pub fn begin(&self) -> Result<Unfinished> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.join(format!("{UNFINISHED}{}-{number}", std::process::id()));
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let file = options.custom_flags(libc::O_NOFOLLOW).open(&path);
-        let file = file.within(|| path.display().to_string())?;
-        // Tells whoever prunes that somebody is at work; it ends with the process.
-        let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
-        Ok(Unfinished { file, path, kept: false })
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let path = self.dir.join(format!("{UNFINISHED}{}-{number}", std::process::id()));
+            let named = || path.display().to_string();
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(true).mode(0o600);
+            let file = options.custom_flags(libc::O_NOFOLLOW).open(&path).within(named)?;
+            // Tells whoever prunes that somebody is at work; it ends with the process. Whoever was faster
+            // with the lock holds it for a moment, and has removed the file by then.
+            let lock = || rustix::fs::flock(&file, FlockOperation::LockExclusive);
+            match rustix::io::retry_on_intr(lock) {
+                Ok(()) => {}
+                // Then nobody who prunes has a lock either, and nothing is cleared.
+                Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(error) => return Err(io::Error::from(error)).within(named),
+            }
+            if file.metadata().within(named)?.nlink() > 0 {
+                return Ok(Unfinished { file, path, kept: false });
+            }
+        }
     }
 
     /// Gives a finished file its name, in place of one that has it, and makes room if need be.

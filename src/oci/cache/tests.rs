@@ -141,3 +141,22 @@ fn homes_that_are_there() {
     assert_eq!(home_of(65534, text), None);
     assert_eq!(home_of(7, text), None);
 }
+
+#[test]
+fn what_is_begun_is_not_taken_for_what_was_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = LayerCache::open(dir.path().join("cache"), u64::MAX).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let cache = &cache;
+            scope.spawn(move || {
+                for round in 0..300 {
+                    let new = cache.begin().unwrap();
+                    // Each of these clears what nobody is at work on.
+                    cache.keep(new, &format!("{thread}-{}", round % 7), Part::Index).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(cache.list().unwrap().len(), 4 * 7);
+}
