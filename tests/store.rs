@@ -263,6 +263,45 @@ fn damage_is_told_with_the_snapshots_it_concerns() {
 }
 
 #[test]
+fn pruning_tells_why_and_removes_the_rest() {
+    let place = Place::new();
+    let raw = place.path("disk.raw");
+    fs::write(&raw, noise(1, 100_000)).unwrap();
+    for day in 1..=9 {
+        let mut create = strata();
+        create.args(["snapshot", "create"]).arg(place.path("st")).arg("web").arg(&raw);
+        run(create.args(["--time", &format!("2026-11-0{day}T12:00:00Z")]));
+    }
+    let prune = |options: &[&str]| {
+        let mut prune = strata();
+        prune.env("TZ", "UTC").args(["snapshot", "prune"]).arg(place.path("st")).args(options);
+        stdout(&mut prune)
+    };
+    let rules = ["--keep-last", "2", "--keep-weekly", "2", "--keep-within", "3d"];
+    let told = prune(&[&rules[..], &["--dry-run"]].concat());
+    let lines: Vec<Vec<&str>> =
+        told.lines().map(|line| line.split_whitespace().collect()).collect();
+    let kept = |line: &[&str]| format!("{} {}", line[2], line[5..].concat());
+    let kept: Vec<String> =
+        lines.iter().filter(|line| line[0] == "keep").map(|line| kept(line)).collect();
+    // The ninth of November 2026 was a Monday.
+    let expected = [
+        "2026-11-09 last,weekly,within",
+        "2026-11-08 last,weekly,within",
+        "2026-11-07 within",
+        "2026-11-06 within",
+    ];
+    assert_eq!((lines.len(), kept), (9, expected.map(str::to_owned).to_vec()));
+    let list = || stdout(strata().args(["snapshot", "list"]).arg(place.path("st"))).lines().count();
+    assert_eq!(list(), 9);
+    prune(&rules);
+    assert_eq!(list(), 4);
+    assert_eq!(place.check()["problems"], Value::Array(vec![]));
+    let told = fails(strata().args(["snapshot", "prune"]).arg(place.path("st")));
+    assert!(told.contains("nothing says which snapshots to keep"), "{told}");
+}
+
+#[test]
 fn mistakes_are_told_in_a_line_and_a_hint() {
     let place = Place::new();
     let store = place.path("st");

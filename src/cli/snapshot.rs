@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
 
 use super::bar::Bar;
 use super::store::{write_facts, write_json, write_rows};
@@ -16,7 +16,7 @@ use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::Reference;
 use crate::open::stored::{self, Stored};
-use crate::store::{NewDisk, NewSnapshot, Progress, Snapshot, Store, check_name};
+use crate::store::{Decision, Keep, NewDisk, NewSnapshot, Progress, Snapshot, Store, check_name};
 
 /// Digits of an id that are shown: enough to tell snapshots apart, and to be typed.
 const DIGITS: usize = 12;
@@ -67,6 +67,61 @@ enum Command {
         #[arg(value_name = "SNAPSHOT", required = true)]
         references: Vec<OsString>,
     },
+    /// Remove the snapshots that no rule keeps, of each series by itself
+    ///
+    /// Of each hour, day, week, month or year the newest snapshot counts, by this machine's calendar; periods
+    /// without a snapshot do not count.
+    Prune(Prune),
+}
+
+#[derive(Debug, clap::Args)]
+struct Prune {
+    /// The store
+    #[arg(value_name = "STORE")]
+    dir: PathBuf,
+
+    /// Only this series
+    series: Option<String>,
+
+    /// Keep the newest N
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    keep_last: usize,
+
+    /// Keep one for each of N hours
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    keep_hourly: usize,
+
+    /// Keep one for each of N days
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    keep_daily: usize,
+
+    /// Keep one for each of N weeks
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    keep_weekly: usize,
+
+    /// Keep one for each of N months
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    keep_monthly: usize,
+
+    /// Keep one for each of N years
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    keep_yearly: usize,
+
+    /// Keep what is no more than this older than the newest: 30d, 12h, 1y2mo
+    #[arg(long, value_name = "TIME")]
+    keep_within: Option<Span>,
+
+    /// Keep what has this tag
+    #[arg(long, value_name = "TAG")]
+    keep_tag: Vec<String>,
+
+    /// Only tell what would become of each, and why
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+
+    /// One JSON object a line for each snapshot: it, and the rules that keep it (docs/json.md)
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,6 +163,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         Command::List { dir, series, json } => list(dir, series.as_deref(), *json),
         Command::Show { reference, json } => show(reference, *json),
         Command::Remove { references } => remove(references),
+        Command::Prune(args) => prune(args),
     }
 }
 
@@ -303,5 +359,55 @@ fn remove(references: &[OsString]) -> Result<Outcome> {
         ))?;
     }
     output(out.flush())?;
+    Ok(Outcome::Done)
+}
+
+fn prune(args: &Prune) -> Result<Outcome> {
+    let store = stored::store(&args.dir, &Cache::new(0))?;
+    let keep = Keep {
+        last: args.keep_last,
+        periods: [
+            args.keep_hourly,
+            args.keep_daily,
+            args.keep_weekly,
+            args.keep_monthly,
+            args.keep_yearly,
+        ],
+        within: args.keep_within,
+        tags: args.keep_tag.clone(),
+    };
+    let mut snapshots = store.snapshots()?;
+    if let Some(series) = &args.series {
+        snapshots.retain(|snapshot| snapshot.record.series == *series);
+        if snapshots.is_empty() {
+            let message = format!("no snapshot of a series {series}");
+            return Err(Error::new(Kind::NotFound, message).within(store.name()));
+        }
+    }
+    let zone = TimeZone::system();
+    let decisions = keep.decide(snapshots, &zone)?;
+    if !args.dry_run {
+        for decision in decisions.iter().filter(|decision| decision.reasons.is_empty()) {
+            store.remove(decision.snapshot.id)?;
+        }
+    }
+    if args.json {
+        let mut out = stdout()?;
+        for decision in &decisions {
+            let line = serde_json::to_string(decision)
+                .map_err(|error| Error::caused_by(Kind::Io, error))?;
+            output(writeln!(out, "{line}"))?;
+        }
+        output(out.flush())?;
+        return Ok(Outcome::Done);
+    }
+    let row = |decision: &Decision| {
+        let Decision { snapshot, reasons } = decision;
+        let what = if reasons.is_empty() { "remove" } else { "keep" };
+        let time = local(snapshot.record.time, &zone);
+        [what.to_owned(), short(snapshot), time, snapshot.record.series.clone(), reasons.join(", ")]
+    };
+    let rows: Vec<[String; 5]> = decisions.iter().map(row).collect();
+    write_rows(&rows, [false; 5])?;
     Ok(Outcome::Done)
 }

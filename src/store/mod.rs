@@ -14,6 +14,7 @@ mod layer;
 mod map;
 pub mod objects;
 mod pack;
+mod prune;
 mod record;
 mod sealed;
 mod select;
@@ -35,6 +36,7 @@ pub use check::{Checked, Depth, Problem, Repaired};
 pub use create::{NewDisk, NewSnapshot, Progress};
 pub use id::Id;
 pub use layer::SnapshotLayer;
+pub use prune::{Decision, Keep, Period};
 pub use record::{DiskRecord, Record, Snapshot};
 pub use select::check_name;
 

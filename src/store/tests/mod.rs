@@ -7,6 +7,7 @@ mod index;
 mod model;
 mod names;
 mod packs;
+mod prune;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
