@@ -240,6 +240,11 @@ fn named_disk(text: &OsStr, alone: bool) -> (String, Reference) {
     (name, whole)
 }
 
+/// Text of a record that may be any.
+fn free(text: &str) -> String {
+    text::printable(text.as_bytes()).into_owned()
+}
+
 fn newest(store: &Store, series: &str) -> Result<Option<Snapshot>> {
     let snapshots = store.snapshots()?;
     Ok(snapshots.into_iter().rev().find(|snapshot| snapshot.record.series == series))
@@ -312,8 +317,8 @@ fn show(reference: &OsStr, json: bool) -> Result<Outcome> {
         ("time", local(record.time, &zone)),
         ("tags", record.tags.join(", ")),
         ("parent", record.parent.map(|id| id.to_string()).unwrap_or_default()),
-        ("made of", record.source.clone()),
-        ("made on", format!("{} by {}", record.host, record.program)),
+        ("made of", free(&record.source)),
+        ("made on", format!("{} by {}", free(&record.host), free(&record.program))),
     ];
     facts.retain(|(_, fact)| !fact.is_empty());
     for disk in &record.disks {

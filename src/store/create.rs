@@ -24,6 +24,7 @@ use super::objects::Object;
 use super::pack::{Blob, Encoding, Filling};
 use super::record::{DiskRecord, Record, Snapshot};
 use super::sealed::{self, Sealed};
+use super::select::check_name;
 use crate::block::{BlockSource, Extent, is_zero};
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -90,6 +91,9 @@ impl Store {
         if new.disks.is_empty() {
             return Err(Error::new(Kind::Usage, "a snapshot without a disk"));
         }
+        check_name("series", &new.series)?;
+        new.tags.iter().try_for_each(|tag| check_name("tag", tag))?;
+        new.disks.iter().try_for_each(|disk| check_name("disk", &disk.name))?;
         let total = new.disks.iter().map(|disk| disk.source.len()).sum();
         progress.total.store(total, Ordering::Relaxed);
         let mut disks = Vec::new();

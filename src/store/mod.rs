@@ -253,6 +253,8 @@ impl Store {
             if record.disks.is_empty() {
                 return Err(Cause::Json("no disk".to_owned()).into());
             }
+            // Whoever wrote it may have been anybody, and these are printed and typed.
+            record.check_names().map_err(|error| Cause::Json(error.to_string()))?;
             Ok(record)
         };
         let record = read().within(|| format!("{}: {object}", self.name()))?;

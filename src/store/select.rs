@@ -7,7 +7,7 @@ use jiff::{Timestamp, ToSpan};
 
 use super::Store;
 use super::id::Id;
-use super::record::{DiskRecord, Snapshot};
+use super::record::{DiskRecord, Record, Snapshot};
 use crate::error::{Error, Kind, Result};
 
 /// Digits of an id that are enough to be meant as one.
@@ -41,6 +41,15 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
         return Err(Error::new(Kind::Usage, message));
     }
     Ok(())
+}
+
+impl Record {
+    /// Fails unless everything in it may be called so.
+    pub(super) fn check_names(&self) -> Result<()> {
+        check_name("series", &self.series)?;
+        self.tags.iter().try_for_each(|tag| check_name("tag", tag))?;
+        self.disks.iter().try_for_each(|disk| check_name("disk", &disk.name))
+    }
 }
 
 impl Store {

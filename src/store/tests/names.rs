@@ -1,6 +1,8 @@
 //! What a person may call a snapshot.
 
-use super::super::check_name;
+use super::super::objects::{Object, Objects};
+use super::super::sealed::{self, Sealed};
+use super::super::{Id, Record, check_name};
 use super::*;
 use crate::error::Kind;
 
@@ -52,5 +54,25 @@ fn names_that_mean_something_else_are_refused() {
     }
     for name in ["web01", "web-01.prod_eu+x", "größe"] {
         check_name("series", name).unwrap();
+    }
+}
+
+#[test]
+fn a_record_with_other_names_is_refused() {
+    let place = Place::new();
+    let good = place.create("web", 1, b"one", None);
+    for name in ["a\u{1b}[2J", "a/b", ""] {
+        let error =
+            place.store.create(new(name, 1, b"one", None), &Progress::default()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage, "{error}");
+        // From somebody who does not ask.
+        let record = Record { series: name.to_owned(), ..good.record.clone() };
+        let bytes = sealed::seal(Sealed::Record, &serde_json::to_vec(&record).unwrap());
+        let id = Id::of_object(&bytes);
+        Folder::new(&place.path()).put(Object::Snapshot(id), &[&bytes]).unwrap();
+        let error = place.store.snapshot(id).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        assert!(error.to_string().contains("is not described as it should be"), "{error}");
+        place.store.remove(id).unwrap();
     }
 }
