@@ -82,8 +82,8 @@ impl Store {
     /// Makes a snapshot. It exists once this returns, and is on stable storage then.
     ///
     /// # Errors
-    /// Those of reading the disks and of writing to the store; nothing is left then but packs that the next
-    /// attempt uses.
+    /// Those of reading the disks and of writing to the store. What was stored by then is used by the next
+    /// attempt.
     pub fn create(&self, new: NewSnapshot, progress: &Progress) -> Result<Snapshot> {
         if let Some(unknown) = self.config.features.write.first() {
             return Err(Error::from(Cause::Feature(unknown.clone())).within(self.name()));
@@ -168,7 +168,7 @@ impl Store {
             work();
         });
         if let Some(error) = failed.into_inner() {
-            return Err(error);
+            return Err(writer.give_up(error));
         }
         let leaves = ids.into_iter().map(|id| id.into_inner().unwrap_or(Id::ZERO)).collect();
         let root = writer.tree(leaves, shape)?;
@@ -392,6 +392,22 @@ impl<'a> Writer<'a> {
             new.remove(blob);
         }
         Ok(())
+    }
+
+    /// Sees to it that the next attempt finds what was stored before `error`.
+    fn give_up(self, error: Error) -> Error {
+        let packs = std::mem::take(&mut *self.packs.lock());
+        if !packs.packs.is_empty()
+            && let Err(second) = self.put_index(packs)
+        {
+            log::debug!("no index tells of what was stored: {second}");
+        }
+        match error.kind() {
+            Kind::NoSpace => {
+                error.with_hint("make room and run it again: what was stored already is used")
+            }
+            _ => error,
+        }
     }
 
     /// Stores what is left. Blocks and bytes that were new.

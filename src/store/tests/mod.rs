@@ -17,9 +17,9 @@ use tempfile::TempDir;
 
 use super::objects::Folder;
 use super::{NewDisk, NewSnapshot, Progress, Settings, Snapshot, SnapshotLayer, Store};
-use crate::block::{BlockSource, Cache, MemorySource};
+use crate::block::{BlockSource, Cache, Extent, MemorySource, Origin};
 use crate::chain::Chain;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// Bytes of a block in most tests: the least that is allowed.
 const BLOCK: usize = 16 << 10;
@@ -159,4 +159,54 @@ fn stopping_leaves_no_snapshot() {
         place.store.create(new("web", 1, &noise(1, 3 * BLOCK), None), &progress).unwrap_err();
     assert!(error.to_string().contains("stopped"), "{error}");
     assert_eq!(place.again().unwrap().snapshots().unwrap(), []);
+}
+
+/// A disk that cannot be read from some place on.
+#[derive(Debug)]
+struct Failing(MemorySource, u64);
+
+impl BlockSource for Failing {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if offset >= self.1 {
+            return Err(Error::new(Kind::Io, "a bad sector"));
+        }
+        self.0.read_at(offset, buf)
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.0.extent_at(offset)
+    }
+
+    fn origin_at(&self, offset: u64) -> Result<Origin> {
+        self.0.origin_at(offset)
+    }
+
+    fn whole_file(&self) -> Option<&std::fs::File> {
+        None
+    }
+}
+
+#[test]
+fn what_a_failed_attempt_stored_is_used_by_the_next() {
+    let place = Place::new();
+    // More than a pack of it can be read.
+    let disk = noise(1, 40 << 20);
+    let mut failing = new("web", 1, &disk, None);
+    failing.disks[0].source = Arc::new(Failing(MemorySource::new(disk.clone()), 36 << 20));
+    let error = place.store.create(failing, &Progress::default()).unwrap_err();
+    assert!(error.to_string().contains("a bad sector"), "{error}");
+    let store = place.again().unwrap();
+    assert_eq!((store.snapshots().unwrap().len(), store.usage().unwrap().packs), (0, 1));
+    let made = store.create(new("web", 2, &disk, None), &Progress::default()).unwrap();
+    let all = (disk.len() / BLOCK) as u64;
+    assert!(
+        made.record.disks[0].new_blocks < all / 2,
+        "{} of {all}",
+        made.record.disks[0].new_blocks
+    );
+    assert!(read(&place.again().unwrap(), &made).unwrap() == disk);
 }

@@ -4,7 +4,6 @@ use super::super::objects::{Object, Objects};
 use super::super::sealed::{self, Sealed};
 use super::super::{Id, Record, check_name};
 use super::*;
-use crate::error::Kind;
 
 #[test]
 fn by_series_by_time_and_by_id() {
