@@ -50,8 +50,9 @@ impl Contents {
         Key(self.owner, index as u64)
     }
 
-    /// The units `range`, which are not in the cache, by one request.
-    fn fetch(&self, range: Range<usize>) -> Result<Vec<Decoded>> {
+    /// The units `range`, which are not in the cache, by one request. Each fails by itself: what is
+    /// wrong with a unit fetched ahead is no matter of whoever reads the one before it.
+    fn fetch(&self, range: Range<usize>) -> Result<Vec<Result<Decoded>>> {
         let first = self.table.unit(range.start)?;
         if range.len() == 1 {
             // Who wants the same one waits for it.
@@ -61,7 +62,7 @@ impl Contents {
                 let packed = Ranges::new(&self.blob, stored);
                 self.decode(&first, BufReader::with_capacity(size.max(1), packed))
             });
-            return Ok(vec![decoded?]);
+            return Ok(vec![decoded]);
         }
         let last = self.table.unit(range.end - 1)?;
         let start = first.stored.start;
@@ -74,7 +75,7 @@ impl Contents {
             let packed = packed.get(range).unwrap_or_default();
             self.cache.get_or_load(self.key(index), || self.decode(&unit, packed))
         };
-        range.into_par_iter().map(decode).collect()
+        Ok(range.into_par_iter().map(decode).collect())
     }
 
     /// Decompresses a unit, and holds its chunks against their digests.
@@ -139,7 +140,6 @@ impl BlockSource for Contents {
         };
         let (mut at, mut rest) = (offset, buf);
         let mut index = self.table.find(offset);
-        let mut fetched: Vec<Decoded> = vec![];
         let copy = |place: u64, decoded: &Decoded, at: &mut u64, rest: &mut &mut [u8]| {
             let bytes = decoded.0.get((*at - place) as usize..).unwrap_or_default();
             let len = bytes.len().min(rest.len());
@@ -156,13 +156,11 @@ impl BlockSource for Contents {
                 continue;
             }
             let run = index..self.missing(index, (end + ahead).min(self.len()))?;
-            fetched.clear();
-            fetched.extend(self.fetch(run.clone())?);
-            for (nth, decoded) in run.zip(&fetched) {
+            for (nth, decoded) in run.clone().zip(self.fetch(run)?) {
                 if rest.is_empty() {
                     break;
                 }
-                copy(self.table.unit(nth)?.places.start, decoded, &mut at, &mut rest);
+                copy(self.table.unit(nth)?.places.start, &decoded?, &mut at, &mut rest);
                 index = nth + 1;
             }
         }

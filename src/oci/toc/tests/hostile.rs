@@ -250,6 +250,23 @@ fn contents_that_are_others() {
 }
 
 #[test]
+fn what_is_wrong_with_a_chunk_fails_no_neighbour() {
+    let at = |nth: usize| nth * gzip(&[7; 100]).len();
+    let entries = json!([
+        file(json!({ "name": "first" })),
+        file(json!({ "name": "second", "offset": at(1) })),
+        file(json!({ "name": "bad", "offset": at(2), "chunkDigest": sha256(b"other") })),
+    ]);
+    let (blob, claim) = estargz_of(&[&[7; 100], &[7; 100], &[7; 100]], &toc(entries));
+    let opened = open(&blob, &claim).unwrap();
+    // The second read goes on where the first ended, and so fetches ahead.
+    assert_eq!(opened.read("first").unwrap(), [7; 100]);
+    assert_eq!(opened.read("second").unwrap(), [7; 100]);
+    let error = opened.read("bad").unwrap_err();
+    assert!(matches!(error.cause(), Some(Cause::Contents { .. })), "{error}");
+}
+
+#[test]
 fn more_chunks_than_any_layer_has() {
     let mut table = table::Writer::new(u64::MAX);
     let chunk = table::Chunk { inner: 0, len: 1, digest: [0; 32] };
