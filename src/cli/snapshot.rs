@@ -61,7 +61,8 @@ enum Command {
     },
     /// Remove snapshots
     ///
-    /// Others are not harmed, whichever they were made from. What no snapshot needs any more still takes its room.
+    /// Others are not harmed, whichever they were made from. What no snapshot needs any more takes its room until
+    /// `strata store collect` gives it back.
     Remove {
         /// The snapshots: STORE::ID, or STORE::SERIES@TIME
         #[arg(value_name = "SNAPSHOT", required = true)]

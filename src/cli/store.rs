@@ -3,7 +3,9 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Span;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -12,7 +14,7 @@ use crate::block::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::open::stored;
 use crate::store::objects::Folder;
-use crate::store::{Depth, Settings, Store};
+use crate::store::{Collect, Depth, Settings, Store};
 
 /// Memory for what is read again: map pages and pages of indexes.
 const CACHE: u64 = 64 << 20;
@@ -68,6 +70,32 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Give back the room of what no snapshot needs
+    ///
+    /// What was removed is kept for a while for those who still read it, and so may take two runs. Snapshots can be
+    /// made, read and removed meanwhile, here and elsewhere.
+    Collect {
+        /// The store
+        #[arg(value_name = "STORE")]
+        dir: PathBuf,
+
+        /// How long to keep what nothing needs: 1h, 2d; 0s removes it at once if nobody is at work
+        #[arg(long, value_name = "TIME", default_value = "1h")]
+        grace: Span,
+
+        /// Write packs anew until no more than so many per cent of them are of no use
+        #[arg(long, value_name = "PERCENT", default_value_t = 10)]
+        #[arg(value_parser = clap::value_parser!(u64).range(0..=100))]
+        unused: u64,
+
+        /// Only tell what would be done
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+
+        /// One JSON object (docs/json.md)
+        #[arg(long)]
+        json: bool,
+    },
     /// Make indexes anew that are lost or damaged
     ///
     /// Packs tell by themselves what is in them. No pack and no snapshot is changed.
@@ -88,6 +116,16 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         Command::Info { dir, json } => info(&*stored::store(dir, &Cache::new(CACHE))?, *json),
         Command::Check { dir, read_data, json } => {
             check(&damaged(dir)?, if *read_data { Depth::Data } else { Depth::Structure }, *json)
+        }
+        Command::Collect { dir, grace, unused, dry_run, json } => {
+            let grace = Duration::try_from(*grace).map_err(|_| {
+                Error::new(
+                    Kind::Usage,
+                    format!("--grace {grace}: hours, minutes and seconds are allowed"),
+                )
+            })?;
+            let how = Collect { grace, unused: *unused, dry_run: *dry_run };
+            collect(&*stored::store(dir, &Cache::new(CACHE))?, &how, *json)
         }
         Command::Repair { dir } => repair(&damaged(dir)?),
     }
@@ -190,6 +228,36 @@ fn check(store: &Store, depth: Depth, json: bool) -> Result<Outcome> {
         output(out.flush())?;
     }
     Ok(if sound { Outcome::Done } else { Outcome::Partly })
+}
+
+fn collect(store: &Store, how: &Collect, json: bool) -> Result<Outcome> {
+    let spinner = spinner();
+    let done = store.collect(how, &|| spinner.inc(1));
+    spinner.finish_and_clear();
+    let done = done?;
+    if json {
+        write_json(&done)?;
+        return Ok(Outcome::Done);
+    }
+    let packs =
+        |count, bytes| format!("{} ({})", text::count(count, "pack", "packs"), text::size(bytes));
+    let mut facts = vec![
+        ("snapshots", text::number(done.snapshots)),
+        ("needed", text::size(done.needed_bytes)),
+        ("removed", packs(done.removed_packs, done.removed_bytes)),
+        ("written anew", text::count(done.rewritten_packs, "pack", "packs")),
+    ];
+    if done.waiting_packs > 0 {
+        facts.push(("to go", packs(done.waiting_packs, done.waiting_bytes)));
+    }
+    if let Some(until) = done.waiting_until.filter(|_| done.waiting_packs > 0) {
+        facts.push(("not before", super::snapshot::local(until, &TimeZone::system())));
+    }
+    if !done.waiting_for.is_empty() {
+        facts.push(("in use by", done.waiting_for.join(", ")));
+    }
+    write_facts(&facts)?;
+    Ok(Outcome::Done)
 }
 
 fn repair(store: &Store) -> Result<Outcome> {

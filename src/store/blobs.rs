@@ -13,7 +13,7 @@ use super::map::{FANOUT, Shape, page_ids, span};
 use super::objects::Object;
 use super::pack::Encoding;
 use crate::block::{Key, Weigh};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, ResultExt};
 
 thread_local! {
     static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
@@ -37,6 +37,11 @@ impl Page {
             .copied()
             .unwrap_or(Id::ZERO)
     }
+
+    /// The blocks and pages below it that are not zeros.
+    pub(super) fn ids(&self) -> impl Iterator<Item = Id> {
+        self.ids.iter().copied().filter(|id| !id.is_zero())
+    }
 }
 
 impl Weigh for Page {
@@ -46,11 +51,25 @@ impl Weigh for Page {
 }
 
 impl Store {
-    /// Whether the store has a blob.
+    /// Whether the store has a blob that will stay.
     pub(super) fn has(&self, kind: BlobKind, id: &Id) -> Result<bool> {
-        for index in self.indexes.read().iter() {
-            if index.find(id, kind)?.is_some() {
-                return Ok(true);
+        for is_again in [false, true] {
+            if is_again {
+                self.load_indexes()?;
+            }
+            let mut moved = false;
+            for index in self.indexes.read().iter() {
+                match index.find(id, kind) {
+                    Ok(Some(location)) if !self.leaving.read().contains(&location.pack) => {
+                        return Ok(true);
+                    }
+                    Ok(_) => {}
+                    Err(error) if error.kind() == Kind::NotFound => moved = true,
+                    Err(error) => return Err(error).within(|| self.name()),
+                }
+            }
+            if !moved {
+                break;
             }
         }
         Ok(false)
@@ -105,17 +124,19 @@ impl Store {
         Ok(id)
     }
 
-    /// Tries each place where a blob lies until one is good. One that no index knows may have come since
-    /// they were looked at.
+    /// Tries each place where a blob lies until one is good. It may have come, or moved, since the indexes were
+    /// looked at.
     fn try_each(
         &self,
         kind: BlobKind,
         id: &Id,
         read: &mut dyn FnMut(&Location) -> Result<()>,
     ) -> Result<()> {
-        let mut failed = None;
+        let mut failed: Option<Error> = None;
+        let mut moved = false;
         for is_again in [false, true] {
-            if is_again && (failed.is_some() || !self.load_indexes()?) {
+            let is_due = failed.is_none() || moved;
+            if is_again && (!is_due || !self.load_indexes()?) {
                 break;
             }
             let indexes: Vec<Arc<Index>> = self.indexes.read().clone();
@@ -127,11 +148,22 @@ impl Store {
                 };
                 match read {
                     Ok(()) => return Ok(()),
-                    Err(error) => failed = failed.or(Some(error)),
+                    Err(error) => {
+                        moved |= error.kind() == Kind::NotFound;
+                        failed = failed.or(Some(error));
+                    }
                 }
             }
         }
-        Err(failed.unwrap_or_else(|| Cause::Missing(*id).into()).within(self.name()))
+        let failed = match failed {
+            None => Cause::Missing(*id).into(),
+            // The pack should be there.
+            Some(error) if error.kind() == Kind::NotFound => {
+                Error::new(Kind::Corrupt, error.to_string())
+            }
+            Some(error) => error,
+        };
+        Err(failed.within(self.name()))
     }
 
     /// Reads, decodes and verifies.

@@ -15,6 +15,9 @@ use super::sealed::{self, Sealed};
 use super::{Store, pack};
 use crate::error::{Error, Kind, Result};
 
+/// Pages of an index that are read at once.
+const READ_PAGES: usize = 256;
+
 /// How closely a store is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
@@ -81,11 +84,11 @@ impl Store {
             match self.check_index(listed.id) {
                 Ok(index) => {
                     packs.extend(index.packs().iter().map(|pack| (pack.id, pack.len)));
-                    index.each(&mut |location| {
-                        let places =
-                            blobs.entry((location.blob.kind, location.blob.id)).or_default();
-                        places.push(location);
-                    })?;
+                    let mut entries = index.entries(READ_PAGES);
+                    while let Some(location) = entries.next()? {
+                        let blob = (location.blob.kind, location.blob.id);
+                        blobs.entry(blob).or_default().push(location);
+                    }
                     sound.push(Arc::new(index));
                 }
                 Err(error) if is_damage(&error) => wrong(Object::Index(listed.id), &error),
@@ -133,7 +136,8 @@ impl Store {
         sealed::unseal(Sealed::Index, &bytes)?;
         named(&bytes, id)?;
         let index = Index::open(&self.objects, &self.cache, id)?;
-        index.each(&mut |_| {})?;
+        let mut entries = index.entries(READ_PAGES);
+        while entries.next()?.is_some() {}
         Ok(index)
     }
 
@@ -267,6 +271,8 @@ impl Store {
     /// # Errors
     /// The host's; nothing is removed before what takes its place is stored.
     pub fn repair(&self, step: &dyn Fn()) -> Result<Repaired> {
+        // A pack that is just being removed must not come back into an index.
+        let _lease = self.collecting()?;
         let mut repaired = Repaired::default();
         let mut known = HashSet::new();
         let mut damaged = Vec::new();
@@ -298,7 +304,7 @@ impl Store {
             }
         }
         if !packs.is_empty() {
-            let bytes = index::make(&packs, blobs);
+            let bytes = index::make(&packs, blobs, 0);
             self.objects.put(Object::Index(Id::of_object(&bytes)), &[&bytes])?;
         }
         for id in damaged {

@@ -19,6 +19,7 @@ use super::Store;
 use super::cause::Cause;
 use super::id::{BlobKind, Id};
 use super::index::{self, Index, Pack};
+use super::lease::{Lease, Work};
 use super::map::{FANOUT, Shape, page_bytes, span};
 use super::objects::Object;
 use super::pack::{Blob, Encoding, Filling};
@@ -84,7 +85,7 @@ impl Store {
     /// # Errors
     /// Those of reading the disks and of writing to the store. What was stored by then is used by the next
     /// attempt.
-    pub fn create(&self, new: NewSnapshot, progress: &Progress) -> Result<Snapshot> {
+    pub fn create(&self, mut new: NewSnapshot, progress: &Progress) -> Result<Snapshot> {
         if let Some(unknown) = self.config.features.write.first() {
             return Err(Error::from(Cause::Feature(unknown.clone())).within(self.name()));
         }
@@ -94,6 +95,17 @@ impl Store {
         check_name("series", &new.series)?;
         new.tags.iter().try_for_each(|tag| check_name("tag", tag))?;
         new.disks.iter().try_for_each(|disk| check_name("disk", &disk.name))?;
+        let lease = self.writing()?;
+        // With the lease, what a record that is still there needs will stay.
+        let is_there = |parent: &Snapshot| match self.snapshot(parent.id) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(false),
+            found => found.map(|_| true),
+        };
+        if let Some(parent) = &new.parent
+            && !is_there(parent)?
+        {
+            new.parent = None;
+        }
         let total = new.disks.iter().map(|disk| disk.source.len()).sum();
         progress.total.store(total, Ordering::Relaxed);
         let mut disks = Vec::new();
@@ -116,8 +128,28 @@ impl Store {
             serde_json::to_vec(&record).map_err(|error| Error::caused_by(Kind::Io, error))?;
         let bytes = sealed::seal(Sealed::Record, &json);
         let id = Id::of_object(&bytes);
+        lease.check()?;
         self.objects.put(Object::Snapshot(id), &[&bytes])?;
+        drop(lease);
+        if let Err(error) = self.merge_if_due() {
+            // Somebody else will.
+            log::debug!("indexes were not merged: {error}");
+        }
         Ok(Snapshot { id, record })
+    }
+
+    /// Begins to write: what others remove from now on is not relied on, and what is there now stays until the
+    /// lease is given back.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn writing(&self) -> Result<Lease> {
+        // In this order.
+        let lease = Lease::new(&self.objects, Work::Write)?;
+        let leaving = self.condemned()?.packs.into_keys().collect();
+        *self.leaving.write() = leaving;
+        self.load_indexes()?;
+        Ok(lease)
     }
 
     fn create_disk(
@@ -381,7 +413,7 @@ impl<'a> Writer<'a> {
 
     fn put_index(&self, Packs { packs, blobs }: Packs) -> Result<()> {
         let told: Vec<_> = blobs.iter().map(|(_, blob)| (blob.kind, blob.id)).collect();
-        let bytes = index::make(&packs, blobs);
+        let bytes = index::make(&packs, blobs, 0);
         let id = Id::of_object(&bytes);
         let store = self.store;
         store.objects.put(Object::Index(id), &[&bytes])?;

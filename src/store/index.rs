@@ -30,7 +30,11 @@ struct Header {
     entries: U64,
     packs: U32,
     crc: U32,
-    zeros: [u8; 48],
+    /// The beginning of the last id.
+    last: U64,
+    /// What indexes have in common that were written together, each for its own range of ids; 0 for one alone.
+    run: U64,
+    zeros: [u8; 32],
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -82,7 +86,7 @@ fn head_len(packs: u32, pages: u64) -> Option<(u64, u64)> {
 const HEAD: usize = sealed::HEADER + size_of::<Header>();
 
 /// The object that tells of `blobs`, each with the number of its pack among `packs`.
-pub(super) fn make(packs: &[Pack], mut blobs: Vec<(u32, Blob)>) -> Vec<u8> {
+pub(super) fn make(packs: &[Pack], mut blobs: Vec<(u32, Blob)>, run: u64) -> Vec<u8> {
     blobs.sort_unstable_by_key(|(pack, blob)| (blob.id, blob.kind, *pack));
     blobs.dedup_by_key(|(_, blob)| (blob.id, blob.kind));
     let mut head = Vec::new();
@@ -97,7 +101,9 @@ pub(super) fn make(packs: &[Pack], mut blobs: Vec<(u32, Blob)>) -> Vec<u8> {
         entries: (blobs.len() as u64).into(),
         packs: (packs.len() as u32).into(),
         crc: 0.into(),
-        zeros: [0; 48],
+        last: blobs.last().map_or(0, |(_, blob)| blob.id.prefix()).into(),
+        run: run.into(),
+        zeros: [0; 32],
     };
     header.crc = crc32c::crc32c_append(crc32c::crc32c(header.as_bytes()), &head).into();
     let mut payload = header.as_bytes().to_vec();
@@ -137,6 +143,8 @@ pub(super) struct Index {
     packs: Vec<Pack>,
     entries: u64,
     first_page: u64,
+    last: u64,
+    run: u64,
     /// Of each page, the beginning of its first id.
     fences: Vec<u64>,
 }
@@ -161,6 +169,7 @@ impl Index {
         sealed::payload_len(Sealed::Index, &head, len)?;
         let header: &Header = wire::record(&head, sealed::HEADER).ok_or(Cause::Magic)?;
         let (entries, packs, crc) = (header.entries.get(), header.packs.get(), header.crc.get());
+        let (last, run) = (header.last.get(), header.run.get());
         let pages = entries.div_ceil(PER_PAGE as u64);
         let fault = || Cause::IndexSize { entries, packs: packs.into(), len };
         let (first_page, used) = head_len(packs, pages).ok_or_else(fault)?;
@@ -190,6 +199,8 @@ impl Index {
             packs: packs.iter().map(|pack| Pack { id: pack.id, len: pack.len.get() }).collect(),
             entries,
             first_page,
+            last,
+            run,
             fences: fences.iter().map(|fence| fence.get()).collect(),
         })
     }
@@ -208,9 +219,17 @@ impl Index {
         self.entries
     }
 
+    /// Which run it belongs to; none if it is one by itself.
+    pub(super) fn run(&self) -> Option<u64> {
+        Some(self.run).filter(|&run| run != 0)
+    }
+
     /// Where `id` lies, if this index knows.
     pub(super) fn find(&self, id: &Id, kind: BlobKind) -> Result<Option<Location>> {
         let prefix = id.prefix();
+        if prefix > self.last {
+            return Ok(None);
+        }
         // The last page that begins before it; ids that begin alike may lie on several.
         let mut number = self.fences.partition_point(|&fence| fence < prefix).saturating_sub(1);
         while self.fences.get(number).is_some_and(|&fence| fence <= prefix) {
@@ -231,27 +250,10 @@ impl Index {
         Ok(None)
     }
 
-    /// Calls `each` with all it tells of, in the order of their ids.
-    ///
-    /// # Errors
-    /// Those of reading it.
-    pub(super) fn each(&self, each: &mut dyn FnMut(Location)) -> Result<()> {
-        let pages = self.fences.len() as u64;
-        // A megabyte at once.
-        let mut buf = vec![0; PAGE * pages.min(256) as usize];
-        let mut number = 0;
-        while number < pages {
-            let count = (pages - number).min(256) as usize;
-            let read = buf.get_mut(..count * PAGE).unwrap_or_default();
-            self.read_pages(number, read)?;
-            for page in read.chunks_exact(PAGE) {
-                for entry in entries(page, number)? {
-                    each(self.location(entry, number)?);
-                }
-                number += 1;
-            }
-        }
-        Ok(())
+    /// All it tells of, in the order of ids and kinds; `pages` of it are read at once.
+    pub(super) fn entries(&self, pages: usize) -> Entries<'_> {
+        let (pages, most) = (vec![], pages.max(1));
+        Entries { index: self, next: 0, most, pages, at: 0, locations: vec![].into_iter() }
     }
 
     fn page(&self, number: u64) -> Result<Arc<Unit>> {
@@ -287,6 +289,49 @@ impl Index {
             encoding: if plain & ZSTD == 0 { Encoding::Plain } else { Encoding::Zstd },
         };
         Ok(Location { pack: pack.id, blob })
+    }
+}
+
+/// See [`Index::entries`].
+#[derive(Debug)]
+pub(super) struct Entries<'a> {
+    index: &'a Index,
+    /// The first page that was not read yet.
+    next: u64,
+    most: usize,
+    /// Pages that were read, and how far they are used.
+    pages: Vec<u8>,
+    at: usize,
+    locations: std::vec::IntoIter<Location>,
+}
+
+impl Entries<'_> {
+    /// The next one.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub(super) fn next(&mut self) -> Result<Option<Location>> {
+        loop {
+            if let Some(location) = self.locations.next() {
+                return Ok(Some(location));
+            }
+            if self.at == self.pages.len() {
+                let left = self.index.fences.len() as u64 - self.next;
+                let count = left.min(self.most as u64);
+                if count == 0 {
+                    return Ok(None);
+                }
+                self.pages.resize(count as usize * PAGE, 0);
+                self.index.read_pages(self.next, &mut self.pages)?;
+                (self.next, self.at) = (self.next + count, 0);
+            }
+            let number = self.next - ((self.pages.len() - self.at) / PAGE) as u64;
+            let page = self.pages.get(self.at..).and_then(|rest| rest.get(..PAGE));
+            let found = entries(page.unwrap_or_default(), number)?;
+            let locations = found.iter().map(|entry| self.index.location(entry, number));
+            self.locations = locations.collect::<Result<Vec<_>>>()?.into_iter();
+            self.at += PAGE;
+        }
     }
 }
 

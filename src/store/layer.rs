@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Store;
 use super::blobs::Page;
 use super::id::{BlobKind, Id};
+use super::lease::{Lease, Root};
 use super::map::{FANOUT, Shape};
 use super::record::DiskRecord;
 use crate::block::BlockSource;
@@ -19,6 +20,8 @@ pub struct SnapshotLayer {
     size: u64,
     root: Id,
     shape: Shape,
+    /// Keeps it from being collected while it is read.
+    _lease: Lease,
 }
 
 impl SnapshotLayer {
@@ -28,7 +31,9 @@ impl SnapshotLayer {
     /// [`Kind::Corrupt`] if no map is that large.
     pub fn new(store: Arc<Store>, disk: &DiskRecord) -> Result<Self> {
         let shape = Shape::new(disk.size, store.block_size().into())?;
-        Ok(Self { store, size: disk.size, root: disk.root, shape })
+        let root = Root { root: disk.root, size: disk.size };
+        let lease = Lease::reading(&store.objects, vec![root])?;
+        Ok(Self { store, size: disk.size, root: disk.root, shape, _lease: lease })
     }
 
     /// The map page of level 0 that tells of a block.

@@ -7,18 +7,24 @@
 mod blobs;
 mod cause;
 mod check;
+mod collect;
+mod condemned;
 mod create;
 mod id;
 mod index;
 mod layer;
+mod lease;
 mod map;
+mod merge;
 pub mod objects;
 mod pack;
 mod prune;
 mod record;
 mod sealed;
 mod select;
+mod sorted;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -33,6 +39,7 @@ use objects::{Folder, Object, Objects, Sort};
 use sealed::Sealed;
 
 pub use check::{Checked, Depth, Problem, Repaired};
+pub use collect::{Collect, Collected};
 pub use create::{NewDisk, NewSnapshot, Progress};
 pub use id::Id;
 pub use layer::SnapshotLayer;
@@ -92,6 +99,8 @@ pub struct Store {
     /// Where map pages are in the cache, by how their ids begin.
     pages: Owner,
     indexes: RwLock<Vec<Arc<Index>>>,
+    /// Packs that whoever writes takes as gone: those that were condemned when it began.
+    leaving: RwLock<HashSet<Id>>,
 }
 
 impl Store {
@@ -157,7 +166,15 @@ impl Store {
         let number = store_number(&config.store).ok_or_else(|| Cause::Json("no number".into()))?;
         let pages = cache.owner();
         let cache = Arc::clone(cache);
-        Ok(Self { objects, config, number, cache, pages, indexes: RwLock::default() })
+        Ok(Self {
+            objects,
+            config,
+            number,
+            cache,
+            pages,
+            indexes: RwLock::default(),
+            leaving: RwLock::default(),
+        })
     }
 
     /// Bytes of a block.

@@ -38,7 +38,7 @@ struct BlobHeader {
     header_crc: U32,
 }
 
-const PACK_HEADER: usize = size_of::<PackHeader>();
+pub(super) const PACK_HEADER: usize = size_of::<PackHeader>();
 const BLOB_HEADER: usize = size_of::<BlobHeader>();
 const _: () = assert!(PACK_HEADER == 32 && BLOB_HEADER == 56);
 
@@ -129,6 +129,11 @@ impl Filling {
     pub(super) fn finish(self) -> (Vec<u8>, Vec<Blob>) {
         (self.bytes, self.blobs)
     }
+}
+
+/// Bytes that a blob takes of a pack.
+pub(super) fn room(blob: &Blob) -> u64 {
+    BLOB_HEADER as u64 + u64::from(blob.stored)
 }
 
 /// What is in a pack, by the headers of its blobs; the pack of another store is refused.

@@ -17,6 +17,8 @@ pub(super) enum Sealed {
     Config = 1,
     Index = 2,
     Record = 3,
+    Lease = 4,
+    Condemned = 5,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -1,11 +1,12 @@
 //! Objects as files of a folder.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use super::{Listed, Object, Objects, Sort};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -51,7 +52,7 @@ impl Folder {
             let error = Error::new(Kind::NotEmpty, "is not empty").within(shown());
             return Err(error.with_hint("a new store needs a folder of its own"));
         }
-        for part in ["packs", "index", "snapshots"] {
+        for part in ["packs", "index", "snapshots", "leases", "condemned"] {
             make(&dir.join(part)).within(shown)?;
         }
         for first in 0..=u8::MAX {
@@ -63,6 +64,20 @@ impl Folder {
 
     fn path(&self, object: Object) -> PathBuf {
         self.dir.join(object.to_string())
+    }
+
+    /// The folders that hold objects of a sort.
+    fn dirs(&self, sort: Sort) -> Vec<PathBuf> {
+        let one = |name: &str| vec![self.dir.join(name)];
+        match sort {
+            Sort::Packs => {
+                (0..=u8::MAX).map(|first| self.dir.join(format!("packs/{first:02x}"))).collect()
+            }
+            Sort::Indexes => one("index"),
+            Sort::Snapshots => one("snapshots"),
+            Sort::Leases => one("leases"),
+            Sort::Condemned => one("condemned"),
+        }
     }
 
     fn file(&self, object: Object) -> Result<Arc<File>> {
@@ -133,47 +148,30 @@ impl Objects for Folder {
             }
             opened => opened,
         };
+        let is_lasting = !matches!(object, Object::Lease(_));
         let put = file.and_then(|file| {
             write_all(&file, parts)?;
             // Before its name says that it is whole.
-            file.sync_all()?;
+            if is_lasting {
+                file.sync_all()?;
+            }
             fs::rename(&new, &path)
         });
         if put.is_err() {
             // What is left of it is nobody's.
             let _ = fs::remove_file(&new);
         }
-        put.and_then(|()| sync(dir)).within(named)
+        put.and_then(|()| if is_lasting { sync(dir) } else { Ok(()) }).within(named)
     }
 
     fn list(&self, sort: Sort) -> Result<Vec<Listed>> {
         let mut listed = Vec::new();
-        let mut read = |dir: &Path| -> Result<()> {
-            let named = || dir.display().to_string();
-            for entry in fs::read_dir(dir).within(named)? {
-                let entry = entry.within(named)?;
-                let name = entry.file_name();
-                let Some(id) = name.to_str().and_then(|name| name.parse::<Id>().ok()) else {
-                    continue;
-                };
-                let metadata = match entry.metadata() {
-                    // Removed since.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    metadata => metadata.within(named)?,
-                };
-                let written = metadata.modified().within(named)?;
-                listed.push(Listed { id, len: metadata.len(), written });
-            }
-            Ok(())
-        };
-        match sort {
-            Sort::Packs => {
-                for first in 0..=u8::MAX {
-                    read(&self.dir.join(format!("packs/{first:02x}")))?;
-                }
-            }
-            Sort::Indexes => read(&self.dir.join("index"))?,
-            Sort::Snapshots => read(&self.dir.join("snapshots"))?,
+        for dir in self.dirs(sort) {
+            each_file(&dir, &mut |name, file| {
+                let Ok(id) = name.parse::<Id>() else { return Ok(()) };
+                listed.push(Listed { id, len: file.len(), written: file.modified()? });
+                Ok(())
+            })?;
         }
         Ok(listed)
     }
@@ -183,10 +181,42 @@ impl Objects for Folder {
         self.open.remove(&object);
         let removed = match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
+            Ok(()) if matches!(object, Object::Lease(_)) => Ok(()),
+            removed => removed.and_then(|()| sync(path.parent().unwrap_or(&self.dir))),
         };
-        removed
-            .and_then(|()| sync(path.parent().unwrap_or(&self.dir)))
-            .within(|| path.display().to_string())
+        removed.within(|| path.display().to_string())
     }
+
+    fn clear_unfinished(&self, then: SystemTime) -> Result<u64> {
+        let mut cleared = 0;
+        for dir in Sort::ALL.into_iter().flat_map(|sort| self.dirs(sort)) {
+            each_file(&dir, &mut |name, file| {
+                if name.starts_with(UNFINISHED) && file.modified()? < then {
+                    fs::remove_file(dir.join(name))?;
+                    cleared += 1;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(cleared)
+    }
+}
+
+/// Calls `each` with the name of each file in `dir` that is still there.
+fn each_file(dir: &Path, each: &mut dyn FnMut(&str, &Metadata) -> io::Result<()>) -> Result<()> {
+    let named = || dir.display().to_string();
+    for entry in fs::read_dir(dir).within(named)? {
+        let entry = entry.within(named)?;
+        let done = match (entry.file_name().to_str(), entry.metadata()) {
+            (Some(name), Ok(file)) => each(name, &file),
+            (None, Ok(_)) => Ok(()),
+            (_, Err(error)) => Err(error),
+        };
+        match done {
+            // Removed since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => done.within(named)?,
+        }
+    }
+    Ok(())
 }

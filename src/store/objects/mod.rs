@@ -21,6 +21,10 @@ pub enum Object {
     Index(Id),
     /// A snapshot record.
     Snapshot(Id),
+    /// That somebody is at work.
+    Lease(Id),
+    /// Which packs are to go.
+    Condemned(Id),
 }
 
 /// What sort of object, for listing.
@@ -32,6 +36,16 @@ pub enum Sort {
     Indexes,
     /// [`Object::Snapshot`].
     Snapshots,
+    /// [`Object::Lease`].
+    Leases,
+    /// [`Object::Condemned`].
+    Condemned,
+}
+
+impl Sort {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Packs, Self::Indexes, Self::Snapshots, Self::Leases, Self::Condemned];
 }
 
 /// An object that is there.
@@ -66,7 +80,7 @@ pub trait Objects: Send + Sync + fmt::Debug {
     fn read_at(&self, object: Object, offset: u64, buf: &mut [u8]) -> Result<()>;
 
     /// Makes an object of `parts`, one behind the other. Once this returns it is on stable storage,
-    /// under its name and whole. One of the same name is the same object.
+    /// under its name and whole; a lease need not outlive the machine. One of the same name is the same object.
     ///
     /// # Errors
     /// [`Kind::NoSpace`](crate::error::Kind::NoSpace), and the host's: nothing of it is left then.
@@ -83,6 +97,13 @@ pub trait Objects: Send + Sync + fmt::Debug {
     /// # Errors
     /// The host's.
     fn remove(&self, object: Object) -> Result<()>;
+
+    /// Removes what those left who began to write before `then` and never ended, by the clock of whoever
+    /// keeps the objects; how much that was.
+    ///
+    /// # Errors
+    /// The host's.
+    fn clear_unfinished(&self, then: SystemTime) -> Result<u64>;
 }
 
 impl fmt::Display for Object {
@@ -92,6 +113,8 @@ impl fmt::Display for Object {
             Self::Pack(id) => write!(f, "packs/{:02x}/{id}", id.0[0]),
             Self::Index(id) => write!(f, "index/{id}"),
             Self::Snapshot(id) => write!(f, "snapshots/{id}"),
+            Self::Lease(id) => write!(f, "leases/{id}"),
+            Self::Condemned(id) => write!(f, "condemned/{id}"),
         }
     }
 }

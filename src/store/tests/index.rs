@@ -20,7 +20,7 @@ fn blob(seed: u64, kind: BlobKind) -> Blob {
 }
 
 fn open(place: &Place, packs: &[Pack], blobs: Vec<(u32, Blob)>) -> Index {
-    let bytes = make(packs, blobs);
+    let bytes = make(packs, blobs, 0);
     let id = Id::of_object(&bytes);
     let objects: Arc<dyn Objects> = Arc::new(Folder::new(&place.path()));
     objects.put(Object::Index(id), &[&bytes]).unwrap();
@@ -53,8 +53,14 @@ fn what_is_in_it_is_found_and_nothing_else() {
             assert_eq!(index.find(&id, BlobKind::Block).unwrap(), None);
         }
         let mut all = Vec::new();
-        index.each(&mut |location| all.push(location.blob.id)).unwrap();
-        assert!(all.is_sorted() && all.len() as u64 == count);
+        for at_once in [1, 3, 256] {
+            all.clear();
+            let mut entries = index.entries(at_once);
+            while let Some(location) = entries.next().unwrap() {
+                all.push(location.blob.id);
+            }
+            assert!(all.is_sorted() && all.len() as u64 == count);
+        }
     }
 }
 

@@ -2,12 +2,15 @@
 
 mod chain;
 mod check;
+mod collect;
 mod damage;
 mod index;
 mod model;
 mod names;
 mod packs;
 mod prune;
+mod sorted;
+mod watched;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,8 +1,12 @@
 //! Random snapshots and removals beside plain copies.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::{Collect, Depth};
 
 /// Blocks of a disk in the model.
 const MOST_BLOCKS: usize = 40;
@@ -13,6 +17,8 @@ enum Step {
     Create { series: usize, changes: Vec<(usize, u64)>, len: usize, with_parent: bool },
     /// Removes one.
     Remove { which: usize },
+    /// Gives back room, at once or after a while.
+    Collect { grace: bool, unused: u64 },
     /// Another process goes on.
     Reopen,
 }
@@ -27,7 +33,19 @@ fn step() -> impl Strategy<Value = Step> {
                 len,
                 with_parent,
             });
-    prop_oneof![5 => create, 2 => (0..100_usize).prop_map(|which| Step::Remove { which }), 1 => Just(Step::Reopen)]
+    let collect =
+        (any::<bool>(), 0..40_u64).prop_map(|(grace, unused)| Step::Collect { grace, unused });
+    prop_oneof![5 => create, 2 => (0..100_usize).prop_map(|which| Step::Remove { which }), 2 => collect, 1 => Just(Step::Reopen)]
+}
+
+/// The different blocks of a disk that are not zeros.
+fn blocks(disk: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let filled = |block: &[u8]| {
+        let mut block = block.to_vec();
+        block.resize(BLOCK, 0);
+        block
+    };
+    disk.chunks(BLOCK).map(filled).filter(|block| block.iter().any(|&byte| byte != 0))
 }
 
 proptest! {
@@ -61,10 +79,22 @@ proptest! {
                     place.store.remove(gone.id).unwrap();
                 }
                 Step::Remove { .. } => {}
+                Step::Collect { grace, unused } => {
+                    let grace = Duration::from_secs(if grace { 3600 } else { 0 });
+                    let how = Collect { grace, unused, dry_run: false };
+                    place.store.collect(&how, &|| {}).unwrap();
+                }
                 Step::Reopen => place.store = place.again().unwrap(),
             }
         }
+        let how = Collect { grace: Duration::ZERO, unused: 0, dry_run: false };
+        place.again().unwrap().collect(&how, &|| {}).unwrap();
         let store = place.again().unwrap();
+        prop_assert_eq!(store.check(Depth::Data, &|| {}).unwrap().problems, []);
+        // Nothing is left but what is needed.
+        let needed: HashSet<Vec<u8>> = alive.iter().flat_map(|(_, state)| blocks(state)).collect();
+        let most = needed.len() * (BLOCK + 100) + (alive.len() + 1) * 4096;
+        prop_assert!(store.usage().unwrap().pack_bytes <= most as u64);
         prop_assert_eq!(store.snapshots().unwrap().len(), alive.len());
         for (snapshot, state) in &alive {
             prop_assert!(read(&store, snapshot).unwrap() == *state);

@@ -1,0 +1,156 @@
+//! Ids in order, however many there are: what does not fit memory waits in files without names.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::id::{ID, Id};
+use crate::error::{Result, ResultExt};
+
+/// Ids that are held in memory while they are gathered: 32 MiB.
+const HELD: usize = 1 << 20;
+/// Ids that are read at once of each file.
+const READ: usize = 1 << 10;
+
+/// Ids being gathered, in any order.
+#[derive(Debug)]
+pub(super) struct Gathering {
+    held: Vec<Id>,
+    most: usize,
+    runs: Vec<Run>,
+}
+
+/// Ids in order, in a file.
+#[derive(Debug)]
+struct Run {
+    file: File,
+    len: u64,
+}
+
+impl Gathering {
+    pub(super) fn new() -> Self {
+        Self::holding(HELD)
+    }
+
+    /// One that holds `most` ids in memory.
+    pub(super) fn holding(most: usize) -> Self {
+        Self { held: Vec::new(), most, runs: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, id: Id) -> Result<()> {
+        if self.held.len() >= self.most {
+            // The same ones come again and again.
+            self.held.sort_unstable();
+            self.held.dedup();
+            if self.held.len() > self.most / 2 {
+                let run = spill(&self.held).within(|| "a temporary file")?;
+                self.runs.push(run);
+                self.held.clear();
+            }
+        }
+        self.held.push(id);
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> Sorted {
+        self.held.sort_unstable();
+        self.held.dedup();
+        Sorted { held: self.held, runs: self.runs }
+    }
+}
+
+fn spill(ids: &[Id]) -> io::Result<Run> {
+    let mut out = BufWriter::new(tempfile::tempfile()?);
+    out.write_all(ids.as_bytes())?;
+    Ok(Run { file: out.into_inner()?, len: ids.len() as u64 })
+}
+
+/// Different ids, in order.
+#[derive(Debug)]
+pub(super) struct Sorted {
+    held: Vec<Id>,
+    runs: Vec<Run>,
+}
+
+impl Sorted {
+    /// Goes through them, each once; as often as one likes.
+    ///
+    /// # Errors
+    /// Those of reading a temporary file; also later.
+    pub(super) fn iter(&self) -> Result<Iter<'_>> {
+        let mut iter = Iter {
+            heads: BinaryHeap::new(),
+            readers: Vec::with_capacity(self.runs.len()),
+            held: &self.held,
+        };
+        for run in &self.runs {
+            let mut reader = Reader { run, next: 0, ids: vec![], at: 0 };
+            if let Some(id) = reader.next()? {
+                iter.heads.push(Reverse((id, iter.readers.len())));
+            }
+            iter.readers.push(reader);
+        }
+        Ok(iter)
+    }
+}
+
+#[derive(Debug)]
+struct Reader<'a> {
+    run: &'a Run,
+    /// The first id that was not read yet.
+    next: u64,
+    ids: Vec<Id>,
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn next(&mut self) -> Result<Option<Id>> {
+        if self.at == self.ids.len() {
+            let len = (self.run.len - self.next).min(READ as u64);
+            self.ids.resize(len as usize, Id::new_zeroed());
+            let read = self.run.file.read_exact_at(self.ids.as_mut_bytes(), self.next * ID as u64);
+            read.within(|| "a temporary file")?;
+            (self.next, self.at) = (self.next + len, 0);
+        }
+        let id = self.ids.get(self.at).copied();
+        self.at += 1;
+        Ok(id)
+    }
+}
+
+/// See [`Sorted::iter`].
+#[derive(Debug)]
+pub(super) struct Iter<'a> {
+    heads: BinaryHeap<Reverse<(Id, usize)>>,
+    readers: Vec<Reader<'a>>,
+    held: &'a [Id],
+}
+
+impl Iter<'_> {
+    /// The next one, larger than the one before.
+    pub(super) fn next(&mut self) -> Result<Option<Id>> {
+        let spilled = self.heads.peek().map(|Reverse((id, _))| *id);
+        let Some(id) = spilled.into_iter().chain(self.held.first().copied()).min() else {
+            return Ok(None);
+        };
+        if self.held.first() == Some(&id) {
+            self.held = self.held.get(1..).unwrap_or_default();
+        }
+        while let Some(mut head) = self.heads.peek_mut() {
+            let Reverse((first, number)) = *head;
+            if first != id {
+                break;
+            }
+            match self.readers.get_mut(number).map(Reader::next).transpose()?.flatten() {
+                Some(next) => *head = Reverse((next, number)),
+                None => drop(PeekMut::pop(head)),
+            }
+        }
+        Ok(Some(id))
+    }
+}
