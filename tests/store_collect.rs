@@ -14,13 +14,13 @@ use std::time::Duration;
 use stratafs::block::{BlockSource, Cache};
 use stratafs::chain::Chain;
 use stratafs::store::objects::Folder;
-use stratafs::store::{Depth, SnapshotLayer, Store};
+use stratafs::store::{Depth, Keyring, SnapshotLayer, Store};
 use support::{run, stdout, strata};
 
 const BLOCK: usize = 16 << 10;
 
 fn store(dir: &Path) -> Arc<Store> {
-    Arc::new(Store::open(Arc::new(Folder::new(dir)), &Cache::new(0)).unwrap())
+    Arc::new(Store::open(Arc::new(Folder::new(dir)), &Cache::new(0), &Keyring::default()).unwrap())
 }
 
 fn init(dir: &Path) {

@@ -284,6 +284,7 @@ impl OpenArgs {
                 cache_limit: self.layer_cache_size,
                 progress: Arc::new(Progress { stop, ..Progress::default() }),
             },
+            keyring: Arc::default(),
             cache: Cache::new(self.cache_size),
         })
     }

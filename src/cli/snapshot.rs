@@ -16,7 +16,9 @@ use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::Reference;
 use crate::open::stored::{self, Stored};
-use crate::store::{Decision, Keep, NewDisk, NewSnapshot, Progress, Snapshot, Store, check_name};
+use crate::store::{
+    Decision, Keep, Keyring, NewDisk, NewSnapshot, Progress, Snapshot, Store, check_name,
+};
 
 /// Digits of an id that are shown: enough to tell snapshots apart, and to be typed.
 const DIGITS: usize = 12;
@@ -172,7 +174,7 @@ fn create(args: &Create) -> Result<Outcome> {
     check_name("series", &args.series)?;
     args.tags.iter().try_for_each(|tag| check_name("tag", tag))?;
     let opener = args.open.opener();
-    let store = stored::store(&args.dir, &opener.cache)?;
+    let store = stored::store(&args.dir, &opener.cache, &opener.keyring)?;
     let parent = match &args.parent {
         Some(parent) => Some(store.select_any(parent).within(|| store.name())?),
         None => newest(&store, &args.series)?,
@@ -260,7 +262,7 @@ pub(super) fn local(time: Timestamp, zone: &TimeZone) -> String {
 }
 
 fn list(dir: &Path, series: Option<&str>, json: bool) -> Result<Outcome> {
-    let store = stored::store(dir, &Cache::new(0))?;
+    let store = stored::store(dir, &Cache::new(0), &Keyring::default())?;
     let mut snapshots = store.snapshots()?;
     snapshots.retain(|snapshot| series.is_none_or(|series| snapshot.record.series == series));
     if json {
@@ -295,7 +297,7 @@ fn list(dir: &Path, series: Option<&str>, json: bool) -> Result<Outcome> {
 /// The store and the snapshot that `reference` names.
 fn selected(reference: &OsStr) -> Result<(std::sync::Arc<Store>, Snapshot)> {
     let Reference { path, snapshot } = Reference::from(reference);
-    let store = stored::store(&path, &Cache::new(0))?;
+    let store = stored::store(&path, &Cache::new(0), &Keyring::default())?;
     let Some(name) = snapshot else {
         let error = Error::new(Kind::Usage, "names no snapshot").within(store.name());
         return Err(error.with_hint(format!("as {}::SERIES", path.display())));
@@ -369,7 +371,7 @@ fn remove(references: &[OsString]) -> Result<Outcome> {
 }
 
 fn prune(args: &Prune) -> Result<Outcome> {
-    let store = stored::store(&args.dir, &Cache::new(0))?;
+    let store = stored::store(&args.dir, &Cache::new(0), &Keyring::default())?;
     let keep = Keep {
         last: args.keep_last,
         periods: [

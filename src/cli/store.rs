@@ -14,7 +14,7 @@ use crate::block::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::open::stored;
 use crate::store::objects::Folder;
-use crate::store::{Collect, Depth, Settings, Store};
+use crate::store::{Collect, Depth, Keyring, Settings, Store};
 
 /// Memory for what is read again: map pages and pages of indexes.
 const CACHE: u64 = 64 << 20;
@@ -113,7 +113,9 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             Store::init(dir, Settings { block_size, level: *level }, &Cache::new(0))?;
             Ok(Outcome::Done)
         }
-        Command::Info { dir, json } => info(&*stored::store(dir, &Cache::new(CACHE))?, *json),
+        Command::Info { dir, json } => {
+            info(&*stored::store(dir, &Cache::new(CACHE), &Keyring::default())?, *json)
+        }
         Command::Check { dir, read_data, json } => {
             check(&damaged(dir)?, if *read_data { Depth::Data } else { Depth::Structure }, *json)
         }
@@ -125,7 +127,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
                 )
             })?;
             let how = Collect { grace, unused: *unused, dry_run: *dry_run };
-            collect(&*stored::store(dir, &Cache::new(CACHE))?, &how, *json)
+            collect(&*stored::store(dir, &Cache::new(CACHE), &Keyring::default())?, &how, *json)
         }
         Command::Repair { dir } => repair(&damaged(dir)?),
     }
@@ -133,7 +135,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
 
 /// A store whose indexes may be damaged.
 fn damaged(dir: &std::path::Path) -> Result<Store> {
-    Store::open_damaged(Arc::new(Folder::new(dir)), &Cache::new(CACHE))
+    Store::open_damaged(Arc::new(Folder::new(dir)), &Cache::new(CACHE), &Keyring::default())
 }
 
 /// Writes `value` as JSON that people can read, too.

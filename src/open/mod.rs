@@ -21,6 +21,7 @@ use crate::chain::{Chain, Layer, ParentLocator};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::{self, Details, Format, ImageInfo, Probed, Raw, SnapshotInfo, qcow2};
 use crate::policy::{Admitted, Gate, Policy};
+use crate::store::Keyring;
 
 pub use reference::Reference;
 
@@ -33,6 +34,8 @@ pub struct Opener {
     pub policy: Policy,
     /// How layered images are opened.
     pub layered: layered::Options,
+    /// What opens encrypted stores.
+    pub keyring: Arc<Keyring>,
     /// The cache everything that is opened shares.
     pub cache: Arc<Cache>,
 }
@@ -79,7 +82,13 @@ struct Assembly<'a> {
 impl Opener {
     /// Opens whatever it finds out the format of, under `policy`. Nothing of layered images is kept.
     pub fn new(policy: Policy, cache: Arc<Cache>) -> Self {
-        Self { format: None, policy, layered: layered::Options::default(), cache }
+        Self {
+            format: None,
+            policy,
+            layered: layered::Options::default(),
+            keyring: Arc::default(),
+            cache,
+        }
     }
 
     /// Opens the disk `reference` names, with all the images below it.

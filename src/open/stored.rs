@@ -9,7 +9,7 @@ use crate::block::{Cache, FileSource};
 use crate::chain::{Chain, Layer};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::objects::Folder;
-use crate::store::{DiskRecord, Snapshot, SnapshotLayer, Store};
+use crate::store::{DiskRecord, Keyring, Snapshot, SnapshotLayer, Store};
 
 /// A disk of a snapshot, as the store tells of it.
 #[derive(Debug, Clone)]
@@ -24,13 +24,13 @@ pub struct Stored {
 ///
 /// # Errors
 /// [`Kind::NotFound`] if there is none, and as [`Store::open`].
-pub fn store(dir: &Path, cache: &Arc<Cache>) -> Result<Arc<Store>> {
+pub fn store(dir: &Path, cache: &Arc<Cache>, keyring: &Keyring) -> Result<Arc<Store>> {
     if !Folder::is_store(dir) {
         let error =
             Error::new(Kind::NotFound, "no snapshot store").within(dir.display().to_string());
         return Err(error.with_hint(format!("strata store init {} makes one", dir.display())));
     }
-    Store::open(Arc::new(Folder::new(dir)), cache).map(Arc::new)
+    Store::open(Arc::new(Folder::new(dir)), cache, keyring).map(Arc::new)
 }
 
 impl Reference {
@@ -78,7 +78,7 @@ impl Opener {
     }
 
     fn select(&self, reference: &Reference) -> Result<(Arc<Store>, Snapshot, DiskRecord)> {
-        let store = store(&reference.path, &self.cache)?;
+        let store = store(&reference.path, &self.cache, &self.keyring)?;
         let named = || reference.path.display().to_string();
         let Some(name) = &reference.snapshot else {
             let error = Error::new(Kind::Usage, "is a snapshot store").within(named());

@@ -168,7 +168,7 @@ impl Store {
 
     /// Reads, decodes and verifies.
     pub(super) fn fetch(&self, location: &Location, out: &mut [u8]) -> Result<()> {
-        let Location { pack, blob } = location;
+        let Location { pack, blob, .. } = location;
         let pack = Object::Pack(*pack);
         match blob.encoding {
             Encoding::Plain if blob.stored != blob.plain => {
@@ -186,7 +186,7 @@ impl Store {
                 }
             })?,
         }
-        if Id::of(blob.kind, out) != blob.id {
+        if self.keys.id(blob.kind, out) != blob.id {
             return Err(fault(location, "what is stored"));
         }
         Ok(())
@@ -194,6 +194,6 @@ impl Store {
 }
 
 fn fault(location: &Location, found: &'static str) -> Error {
-    let Location { pack, blob } = location;
+    let Location { pack, blob, .. } = location;
     Cause::Blob { what: Object::Pack(*pack), at: blob.at.into(), found, id: blob.id }.into()
 }

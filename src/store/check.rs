@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::Store;
 use super::cause::Cause;
 use super::id::{BlobKind, Id};
-use super::index::{self, Index, Location, Pack};
+use super::index::{self, Index, Location};
 use super::map::{FANOUT, Shape, span};
 use super::objects::{Object, Sort};
+use super::pack::{self, Pack};
 use super::record::Snapshot;
-use super::sealed::{self, Sealed};
-use super::{Store, pack};
+use super::sealed::Sealed;
 use crate::error::{Error, Kind, Result};
 
 /// Pages of an index that are read at once.
@@ -133,9 +134,9 @@ impl Store {
         let object = Object::Index(id);
         let mut bytes = vec![0; self.objects.len(object)? as usize];
         self.objects.read_at(object, 0, &mut bytes)?;
-        sealed::unseal(Sealed::Index, &bytes)?;
+        self.keys.unseal(Sealed::Index, &bytes)?;
         named(&bytes, id)?;
-        let index = Index::open(&self.objects, &self.cache, id)?;
+        let index = Index::open(&self.keys, &self.objects, &self.cache, id)?;
         let mut entries = index.entries(READ_PAGES);
         while entries.next()?.is_some() {}
         Ok(index)
@@ -293,10 +294,12 @@ impl Store {
             }
             let mut bytes = vec![0; listed.len as usize];
             self.objects.read_at(Object::Pack(listed.id), 0, &mut bytes)?;
-            match named(&bytes, listed.id).and_then(|()| Ok(pack::scan(&bytes, self.number)?)) {
-                Ok(found) => {
+            let scanned = named(&bytes, listed.id)
+                .and_then(|()| Ok(pack::scan(&bytes, self.number, &self.keys)?));
+            match scanned {
+                Ok((salt, found)) => {
                     let number = packs.len() as u32;
-                    packs.push(Pack { id: listed.id, len: listed.len });
+                    packs.push(Pack { id: listed.id, len: listed.len, salt });
                     blobs.extend(found.into_iter().map(|blob| (number, blob)));
                     repaired.indexed_packs += 1;
                 }
@@ -304,7 +307,7 @@ impl Store {
             }
         }
         if !packs.is_empty() {
-            let bytes = index::make(&packs, blobs, 0);
+            let bytes = index::make(&self.keys, &packs, blobs, 0)?;
             self.objects.put(Object::Index(Id::of_object(&bytes)), &[&bytes])?;
         }
         for id in damaged {

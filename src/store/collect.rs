@@ -17,12 +17,12 @@ use super::Store;
 use super::cause::Cause;
 use super::condemned::{Condemned, Sentence, Why};
 use super::id::{BlobKind, Id};
-use super::index::{self, Index, Location, Pack};
+use super::index::{self, Index, Location};
 use super::lease::{Lease, MOMENT, Root, Seen, Work};
 use super::map::Shape;
 use super::merge::{Merged, chosen};
 use super::objects::{Object, Sort};
-use super::pack::{self, Filling};
+use super::pack::{self, Filling, Pack};
 use super::sorted::{Gathering, Iter, Sorted};
 use crate::error::{Error, Kind, Result};
 
@@ -345,7 +345,7 @@ impl Store {
         places.sort_unstable_by_key(|place| (place.pack, place.blob.at));
         let mut moved: HashMap<Id, Why> = round.iter().map(|&id| (id, Why::Unused)).collect();
         let (mut packs, mut told) = (Vec::new(), Vec::new());
-        let mut filling = Filling::new(self.number);
+        let mut filling = self.new_pack()?;
         for place in &places {
             let stored = match self.stored(place) {
                 Ok(stored) => stored,
@@ -364,7 +364,7 @@ impl Store {
                 &stored,
             );
             if filling.is_full() {
-                let full = std::mem::replace(&mut filling, Filling::new(self.number));
+                let full = std::mem::replace(&mut filling, self.new_pack()?);
                 self.put_pack(full, &mut packs, &mut told)?;
             }
             step();
@@ -373,7 +373,7 @@ impl Store {
             self.put_pack(filling, &mut packs, &mut told)?;
         }
         if !told.is_empty() {
-            let bytes = index::make(&packs, told, 0);
+            let bytes = index::make(&self.keys, &packs, told, 0)?;
             self.objects.put(Object::Index(Id::of_object(&bytes)), &[&bytes])?;
         }
         self.load_indexes()?;
@@ -386,11 +386,10 @@ impl Store {
         packs: &mut Vec<Pack>,
         told: &mut Vec<(u32, pack::Blob)>,
     ) -> Result<()> {
-        let (bytes, blobs) = full.finish();
-        let id = Id::of_object(&bytes);
-        self.objects.put(Object::Pack(id), &[&bytes])?;
+        let (pack, bytes, blobs) = full.finish();
+        self.objects.put(Object::Pack(pack.id), &[&bytes])?;
         let number = packs.len() as u32;
-        packs.push(Pack { id, len: bytes.len() as u64 });
+        packs.push(pack);
         told.extend(blobs.into_iter().map(|blob| (number, blob)));
         Ok(())
     }

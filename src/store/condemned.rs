@@ -13,7 +13,7 @@ use super::Store;
 use super::cause::Cause;
 use super::id::Id;
 use super::objects::{Object, Sort};
-use super::sealed::{self, Sealed};
+use super::sealed::Sealed;
 use super::whole;
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -72,8 +72,8 @@ impl Store {
             let object = Object::Condemned(listed.id);
             let read = || -> Result<Told> {
                 let bytes = whole(&*self.objects, object)?;
-                let json = sealed::unseal(Sealed::Condemned, &bytes)?;
-                Ok(serde_json::from_slice(json).map_err(|error| Cause::Json(error.to_string()))?)
+                let json = self.keys.unseal(Sealed::Condemned, &bytes)?;
+                Ok(serde_json::from_slice(&json).map_err(|error| Cause::Json(error.to_string()))?)
             };
             let told = match read() {
                 Ok(told) => told,
@@ -111,7 +111,7 @@ impl Store {
             let rest = told.split_off(told.len().min(MOST_PACKS));
             let json = serde_json::to_vec(&Told { packs: told });
             let json = json.map_err(|error| Error::caused_by(Kind::Io, error))?;
-            let bytes = sealed::seal(Sealed::Condemned, &json);
+            let bytes = self.keys.seal(Sealed::Condemned, &json)?;
             let id = Id::of_object(&bytes);
             self.objects.put(Object::Condemned(id), &[&bytes])?;
             objects.push(id);

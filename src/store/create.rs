@@ -18,13 +18,13 @@ use zstd::zstd_safe::{CCtx, compress_bound};
 use super::Store;
 use super::cause::Cause;
 use super::id::{BlobKind, Id};
-use super::index::{self, Index, Pack};
+use super::index::{self, Index};
 use super::lease::{Lease, Work};
 use super::map::{FANOUT, Shape, page_bytes, span};
 use super::objects::Object;
-use super::pack::{Blob, Encoding, Filling};
+use super::pack::{Blob, Encoding, Filling, Pack};
 use super::record::{DiskRecord, Record, Snapshot};
-use super::sealed::{self, Sealed};
+use super::sealed::Sealed;
 use super::select::check_name;
 use crate::block::{BlockSource, Extent, is_zero};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -126,7 +126,7 @@ impl Store {
         };
         let json =
             serde_json::to_vec(&record).map_err(|error| Error::caused_by(Kind::Io, error))?;
-        let bytes = sealed::seal(Sealed::Record, &json);
+        let bytes = self.keys.seal(Sealed::Record, &json)?;
         let id = Id::of_object(&bytes);
         lease.check()?;
         self.objects.put(Object::Snapshot(id), &[&bytes])?;
@@ -145,7 +145,7 @@ impl Store {
     /// The host's.
     pub(super) fn writing(&self) -> Result<Lease> {
         // In this order.
-        let lease = Lease::new(&self.objects, Work::Write)?;
+        let lease = Lease::new(self, Work::Write)?;
         let leaving = self.condemned()?.packs.into_keys().collect();
         *self.leaving.write() = leaving;
         self.load_indexes()?;
@@ -164,7 +164,7 @@ impl Store {
             Some(parent) => Some((parent.root, Shape::new(parent.size, self.block_size().into())?)),
             None => None,
         };
-        let writer = Writer::new(self, progress);
+        let writer = Writer::new(self, progress)?;
         let leaves = shape.leaves();
         let ids: Vec<OnceLock<Id>> = (0..leaves).map(|_| OnceLock::new()).collect();
         let next = AtomicU64::new(0);
@@ -297,7 +297,7 @@ impl<'a> Stretch<'a> {
         if is_zero(&self.buf) {
             return Ok(Id::ZERO);
         }
-        let id = Id::of(BlobKind::Block, &self.buf);
+        let id = self.store.keys.id(BlobKind::Block, &self.buf);
         if old != Some(id) {
             self.writer.add(BlobKind::Block, id, &self.buf)?;
         }
@@ -328,17 +328,24 @@ thread_local! {
     static COMPRESSION: RefCell<(CCtx<'static>, Vec<u8>)> = RefCell::new((CCtx::create(), Vec::new()));
 }
 
+impl Store {
+    /// A pack to be filled.
+    pub(super) fn new_pack(&self) -> Result<Filling> {
+        Ok(Filling::new(self.number, self.keys.new_pack()?))
+    }
+}
+
 impl<'a> Writer<'a> {
-    fn new(store: &'a Store, progress: &'a Progress) -> Self {
-        Self {
+    fn new(store: &'a Store, progress: &'a Progress) -> Result<Self> {
+        Ok(Self {
             store,
             progress,
-            filling: Mutex::new(Filling::new(store.number)),
+            filling: Mutex::new(store.new_pack()?),
             new: Mutex::default(),
             packs: Mutex::default(),
             new_blocks: AtomicU64::new(0),
             new_bytes: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Stores a blob unless the store has it, or will.
@@ -362,9 +369,10 @@ impl<'a> Writer<'a> {
             self.progress.stored.fetch_add(stored.len() as u64, Ordering::Relaxed);
             let mut filling = self.filling.lock();
             filling.add(kind, id, encoding, plain.len() as u32, stored);
-            Ok(filling
-                .is_full()
-                .then(|| std::mem::replace(&mut *filling, Filling::new(self.store.number))))
+            Ok(match filling.is_full() {
+                true => Some(std::mem::replace(&mut *filling, self.store.new_pack()?)),
+                false => None,
+            })
         })?;
         match full {
             Some(full) => self.put(full),
@@ -378,7 +386,7 @@ impl<'a> Writer<'a> {
         if bytes.is_empty() {
             return Ok(Id::ZERO);
         }
-        let id = Id::of(BlobKind::Page, &bytes);
+        let id = self.store.keys.id(BlobKind::Page, &bytes);
         self.add(BlobKind::Page, id, &bytes)?;
         Ok(id)
     }
@@ -395,13 +403,12 @@ impl<'a> Writer<'a> {
 
     /// Stores a pack, and an index once there is enough to tell of.
     fn put(&self, full: Filling) -> Result<()> {
-        let (bytes, blobs) = full.finish();
-        let id = Id::of_object(&bytes);
-        self.store.objects.put(Object::Pack(id), &[&bytes])?;
+        let (pack, bytes, blobs) = full.finish();
+        self.store.objects.put(Object::Pack(pack.id), &[&bytes])?;
         let full = {
             let mut packs = self.packs.lock();
             let number = packs.packs.len() as u32;
-            packs.packs.push(Pack { id, len: bytes.len() as u64 });
+            packs.packs.push(pack);
             packs.blobs.extend(blobs.into_iter().map(|blob| (number, blob)));
             (packs.blobs.len() >= INDEX_FULL).then(|| std::mem::take(&mut *packs))
         };
@@ -413,11 +420,11 @@ impl<'a> Writer<'a> {
 
     fn put_index(&self, Packs { packs, blobs }: Packs) -> Result<()> {
         let told: Vec<_> = blobs.iter().map(|(_, blob)| (blob.kind, blob.id)).collect();
-        let bytes = index::make(&packs, blobs, 0);
+        let bytes = index::make(&self.store.keys, &packs, blobs, 0)?;
         let id = Id::of_object(&bytes);
         let store = self.store;
         store.objects.put(Object::Index(id), &[&bytes])?;
-        let index = Arc::new(Index::open(&store.objects, &store.cache, id)?);
+        let index = Arc::new(Index::open(&store.keys, &store.objects, &store.cache, id)?);
         store.indexes.write().push(index);
         let mut new = self.new.lock();
         for blob in &told {
@@ -444,7 +451,7 @@ impl<'a> Writer<'a> {
 
     /// Stores what is left. Blocks and bytes that were new.
     fn finish(self) -> Result<(u64, u64)> {
-        let left = std::mem::replace(&mut *self.filling.lock(), Filling::new(self.store.number));
+        let left = std::mem::replace(&mut *self.filling.lock(), self.store.new_pack()?);
         if !left.is_empty() {
             self.put(left)?;
         }

@@ -10,9 +10,6 @@ use super::cause::Cause;
 /// Bytes of an id.
 pub(super) const ID: usize = 32;
 
-/// The context that map pages are hashed in, so that none has the id of a block.
-const PAGES: &str = "stratafs store 2026-11-22 map page";
-
 /// The hash of a block, a page or an object; zeros stand for zeros.
 #[derive(
     Clone,
@@ -38,14 +35,6 @@ impl Id {
     /// The id of a whole object.
     pub fn of_object(bytes: &[u8]) -> Self {
         Self(blake3::hash(bytes).into())
-    }
-
-    /// The id of what `kind` says, of these bytes.
-    pub(super) fn of(kind: BlobKind, plain: &[u8]) -> Self {
-        match kind {
-            BlobKind::Block => Self(blake3::hash(plain).into()),
-            BlobKind::Page => Self(blake3::derive_key(PAGES, plain)),
-        }
     }
 
     /// Whether it stands for zeros.

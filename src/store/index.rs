@@ -10,8 +10,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::cause::Cause;
 use super::id::{BlobKind, ID, Id};
+use super::keys::{Keys, Salt};
 use super::objects::{Object, Objects};
-use super::pack::{Blob, Encoding};
+use super::pack::{Blob, Encoding, Pack};
 use super::sealed::{self, Sealed};
 use crate::block::{Cache, Key, Owner, Unit};
 use crate::error::{Error, Result, ResultExt};
@@ -42,6 +43,7 @@ struct Header {
 struct PackEntry {
     id: Id,
     len: U64,
+    salt: Salt,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -61,17 +63,11 @@ const LENGTH: u32 = (1 << 28) - 1;
 const ZSTD: u32 = 1 << 28;
 const IS_PAGE: u32 = 1 << 29;
 
-/// A pack, and how long it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pack {
-    pub(super) id: Id,
-    pub(super) len: u64,
-}
-
 /// Where a blob lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Location {
     pub(super) pack: Id,
+    pub(super) salt: Salt,
     pub(super) blob: Blob,
 }
 
@@ -86,12 +82,21 @@ fn head_len(packs: u32, pages: u64) -> Option<(u64, u64)> {
 const HEAD: usize = sealed::HEADER + size_of::<Header>();
 
 /// The object that tells of `blobs`, each with the number of its pack among `packs`.
-pub(super) fn make(packs: &[Pack], mut blobs: Vec<(u32, Blob)>, run: u64) -> Vec<u8> {
+///
+/// # Errors
+/// As [`Keys::seal`].
+pub(super) fn make(
+    keys: &Keys,
+    packs: &[Pack],
+    mut blobs: Vec<(u32, Blob)>,
+    run: u64,
+) -> Result<Vec<u8>> {
     blobs.sort_unstable_by_key(|(pack, blob)| (blob.id, blob.kind, *pack));
     blobs.dedup_by_key(|(_, blob)| (blob.id, blob.kind));
     let mut head = Vec::new();
     for pack in packs {
-        head.extend_from_slice(PackEntry { id: pack.id, len: pack.len.into() }.as_bytes());
+        let Pack { id, len, salt } = *pack;
+        head.extend_from_slice(PackEntry { id, len: len.into(), salt }.as_bytes());
     }
     for page in blobs.chunks(PER_PAGE) {
         let fence = page.first().map_or(0, |(_, blob)| blob.id.prefix());
@@ -130,7 +135,7 @@ pub(super) fn make(packs: &[Pack], mut blobs: Vec<(u32, Blob)>, run: u64) -> Vec
         let sum = crc32c::crc32c(payload.get(start..).unwrap_or_default());
         payload.extend_from_slice(&sum.to_le_bytes());
     }
-    sealed::seal(Sealed::Index, &payload)
+    keys.seal(Sealed::Index, &payload)
 }
 
 /// An index that can be asked.
@@ -154,11 +159,21 @@ impl Index {
     ///
     /// # Errors
     /// [`Kind::Corrupt`](crate::error::Kind::Corrupt) if it is damaged, and the host's.
-    pub(super) fn open(objects: &Arc<dyn Objects>, cache: &Arc<Cache>, id: Id) -> Result<Self> {
-        Self::open_object(objects, cache, id).within(|| Object::Index(id).to_string())
+    pub(super) fn open(
+        keys: &Keys,
+        objects: &Arc<dyn Objects>,
+        cache: &Arc<Cache>,
+        id: Id,
+    ) -> Result<Self> {
+        Self::open_object(keys, objects, cache, id).within(|| Object::Index(id).to_string())
     }
 
-    fn open_object(objects: &Arc<dyn Objects>, cache: &Arc<Cache>, id: Id) -> Result<Self> {
+    fn open_object(
+        keys: &Keys,
+        objects: &Arc<dyn Objects>,
+        cache: &Arc<Cache>,
+        id: Id,
+    ) -> Result<Self> {
         let object = Object::Index(id);
         let len = objects.len(object)?;
         let mut head = vec![0; HEAD];
@@ -166,7 +181,7 @@ impl Index {
             return Err(Cause::Magic.into());
         }
         objects.read_at(object, 0, &mut head)?;
-        sealed::payload_len(Sealed::Index, &head, len)?;
+        keys.payload_len(Sealed::Index, &head, len)?;
         let header: &Header = wire::record(&head, sealed::HEADER).ok_or(Cause::Magic)?;
         let (entries, packs, crc) = (header.entries.get(), header.packs.get(), header.crc.get());
         let (last, run) = (header.last.get(), header.run.get());
@@ -196,7 +211,10 @@ impl Index {
             objects: Arc::clone(objects),
             cache: Arc::clone(cache),
             pages: cache.owner(),
-            packs: packs.iter().map(|pack| Pack { id: pack.id, len: pack.len.get() }).collect(),
+            packs: packs
+                .iter()
+                .map(|&PackEntry { id, len, salt }| Pack { id, len: len.get(), salt })
+                .collect(),
             entries,
             first_page,
             last,
@@ -288,7 +306,7 @@ impl Index {
             plain: plain & LENGTH,
             encoding: if plain & ZSTD == 0 { Encoding::Plain } else { Encoding::Zstd },
         };
-        Ok(Location { pack: pack.id, blob })
+        Ok(Location { pack: pack.id, salt: pack.salt, blob })
     }
 }
 

@@ -32,7 +32,7 @@ impl SnapshotLayer {
     pub fn new(store: Arc<Store>, disk: &DiskRecord) -> Result<Self> {
         let shape = Shape::new(disk.size, store.block_size().into())?;
         let root = Root { root: disk.root, size: disk.size };
-        let lease = Lease::reading(&store.objects, vec![root])?;
+        let lease = Lease::reading(&store, vec![root])?;
         Ok(Self { store, size: disk.size, root: disk.root, shape, _lease: lease })
     }
 

@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
 use super::id::Id;
+use super::keys::Keys;
 use super::objects::{Object, Objects, Sort};
 use super::record::Snapshot;
-use super::sealed::{self, Sealed};
+use super::sealed::Sealed;
 use super::{Store, whole};
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -152,6 +153,7 @@ pub(super) struct Lease {
 #[derive(Debug)]
 struct Held {
     objects: Arc<dyn Objects>,
+    keys: Keys,
     session: String,
     state: Mutex<State>,
 }
@@ -170,8 +172,8 @@ impl Lease {
     ///
     /// # Errors
     /// The host's.
-    pub(super) fn new(objects: &Arc<dyn Objects>, work: Work) -> Result<Self> {
-        let held = Held::new(objects, work, vec![])?;
+    pub(super) fn new(store: &Store, work: Work) -> Result<Self> {
+        let held = Held::new(store, work, vec![])?;
         held.renew()?;
         Self::kept(held, RENEWAL)
     }
@@ -181,8 +183,8 @@ impl Lease {
     ///
     /// # Errors
     /// The host's.
-    pub(super) fn reading(objects: &Arc<dyn Objects>, roots: Vec<Root>) -> Result<Self> {
-        Self::kept(Held::new(objects, Work::Read, roots)?, SOON)
+    pub(super) fn reading(store: &Store, roots: Vec<Root>) -> Result<Self> {
+        Self::kept(Held::new(store, Work::Read, roots)?, SOON)
     }
 
     /// Renews it from time to time, the first one in `first`.
@@ -217,7 +219,7 @@ impl Lease {
 }
 
 impl Held {
-    fn new(objects: &Arc<dyn Objects>, work: Work, reads: Vec<Root>) -> Result<Self> {
+    fn new(store: &Store, work: Work, reads: Vec<Root>) -> Result<Self> {
         let mut number = [0; 16];
         rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| Error::io(error.into()))?;
@@ -232,7 +234,7 @@ impl Held {
             program: concat!("strata ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         let state = Mutex::new(State { told, id: None, at: now() });
-        Ok(Self { objects: Arc::clone(objects), session, state })
+        Ok(Self { objects: Arc::clone(&store.objects), keys: store.keys.clone(), session, state })
     }
 
     /// Writes it again, and removes what was written before.
@@ -248,7 +250,11 @@ impl Held {
                 Some(since.ok_or_else(|| Error::new(Kind::NotFound, "its lease is gone"))?);
         }
         let at = now();
-        let id = put(&*self.objects, &state.told)?;
+        let json = serde_json::to_vec(&state.told);
+        let json = json.map_err(|error| Error::caused_by(Kind::Io, error))?;
+        let bytes = self.keys.seal(Sealed::Lease, &json)?;
+        let id = Id::of_object(&bytes);
+        self.objects.put(Object::Lease(id), &[&bytes])?;
         let before = state.id.replace(id);
         state.at = at;
         match before.filter(|&before| before != id) {
@@ -274,14 +280,6 @@ impl Drop for Lease {
     }
 }
 
-fn put(objects: &dyn Objects, told: &Told) -> Result<Id> {
-    let json = serde_json::to_vec(told).map_err(|error| Error::caused_by(Kind::Io, error))?;
-    let bytes = sealed::seal(Sealed::Lease, &json);
-    let id = Id::of_object(&bytes);
-    objects.put(Object::Lease(id), &[&bytes])?;
-    Ok(id)
-}
-
 impl Store {
     /// The leases that hold, `mine` among them, and what time it is where they are kept. Those that are seen not to hold are
     /// removed.
@@ -296,8 +294,8 @@ impl Store {
             let object = Object::Lease(listed.id);
             let read = || -> Result<Told> {
                 let bytes = whole(&*self.objects, object)?;
-                let json = sealed::unseal(Sealed::Lease, &bytes)?;
-                Ok(serde_json::from_slice(json).map_err(|error| Cause::Json(error.to_string()))?)
+                let json = self.keys.unseal(Sealed::Lease, &bytes)?;
+                Ok(serde_json::from_slice(&json).map_err(|error| Cause::Json(error.to_string()))?)
             };
             let told = match read() {
                 Ok(told) => Some(told),
@@ -345,7 +343,7 @@ impl Store {
     pub(super) fn collecting(&self) -> Result<Lease> {
         let mut tries = 0;
         loop {
-            let lease = Lease::new(&self.objects, Work::Collect)?;
+            let lease = Lease::new(self, Work::Collect)?;
             // Whoever wrote its lease first is seen by the other, and two that see each other both go back.
             let (others, _) = self.leases(&lease)?;
             let other =

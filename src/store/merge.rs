@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use super::Store;
 use super::id::{BlobKind, Id};
-use super::index::{self, Entries, Index, Location, Pack};
+use super::index::{self, Entries, Index, Location};
 use super::objects::Object;
-use super::pack::Blob;
+use super::pack::{Blob, Pack};
 use crate::error::Result;
 
 /// Entries of an index that is written by merging.
@@ -143,8 +143,8 @@ impl Store {
 struct Output<'a> {
     store: &'a Store,
     run: u64,
-    /// How long the packs are that the sources tell of.
-    lengths: HashMap<Id, u64>,
+    /// The packs that the sources tell of.
+    known: HashMap<Id, Pack>,
     packs: Vec<Pack>,
     numbers: HashMap<Id, u32>,
     blobs: Vec<(u32, Blob)>,
@@ -162,7 +162,7 @@ impl<'a> Output<'a> {
             store,
             // Another one for each run, and not 0.
             run: Id(hash.finalize().into()).prefix() | 1,
-            lengths: packs.map(|pack| (pack.id, pack.len)).collect(),
+            known: packs.map(|pack| (pack.id, *pack)).collect(),
             packs: Vec::new(),
             numbers: HashMap::new(),
             blobs: Vec::new(),
@@ -177,8 +177,7 @@ impl<'a> Output<'a> {
         let next = self.packs.len() as u32;
         let number = *self.numbers.entry(place.pack).or_insert(next);
         if number == next {
-            let len = self.lengths.get(&place.pack).copied().unwrap_or_default();
-            self.packs.push(Pack { id: place.pack, len });
+            self.packs.extend(self.known.get(&place.pack));
         }
         self.blobs.push((number, place.blob));
         Ok(())
@@ -189,7 +188,7 @@ impl<'a> Output<'a> {
             return Ok(());
         }
         let blobs = std::mem::take(&mut self.blobs);
-        let bytes = index::make(&self.packs, blobs, self.run);
+        let bytes = index::make(&self.store.keys, &self.packs, blobs, self.run)?;
         let id = Id::of_object(&bytes);
         self.store.objects.put(Object::Index(id), &[&bytes])?;
         self.written.push(id);

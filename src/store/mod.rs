@@ -12,6 +12,7 @@ mod condemned;
 mod create;
 mod id;
 mod index;
+mod keys;
 mod layer;
 mod lease;
 mod map;
@@ -35,6 +36,7 @@ use crate::block::{Cache, Owner};
 use crate::error::{Error, Kind, Result, ResultExt};
 use cause::Cause;
 use index::Index;
+use keys::Keys;
 use objects::{Folder, Object, Objects, Sort};
 use sealed::Sealed;
 
@@ -42,6 +44,7 @@ pub use check::{Checked, Depth, Problem, Repaired};
 pub use collect::{Collect, Collected};
 pub use create::{NewDisk, NewSnapshot, Progress};
 pub use id::Id;
+pub use keys::Keyring;
 pub use layer::SnapshotLayer;
 pub use prune::{Decision, Keep, Period};
 pub use record::{DiskRecord, Record, Snapshot};
@@ -95,6 +98,7 @@ pub struct Store {
     objects: Arc<dyn Objects>,
     config: Config,
     number: [u8; 16],
+    keys: Keys,
     cache: Arc<Cache>,
     /// Where map pages are in the cache, by how their ids begin.
     pages: Owner,
@@ -129,8 +133,9 @@ impl Store {
         let json =
             serde_json::to_vec(&config).map_err(|error| Error::caused_by(Kind::Io, error))?;
         // Last: only with it is it a store.
-        objects.put(Object::Config, &[&sealed::seal(Sealed::Config, &json)])?;
-        Self::open(objects, cache)
+        let keys = Keys;
+        objects.put(Object::Config, &[&keys.seal(Sealed::Config, &json)?])?;
+        Self::open(objects, cache, &Keyring::default())
     }
 
     /// Opens the store in `objects`.
@@ -138,8 +143,8 @@ impl Store {
     /// # Errors
     /// [`Kind::NotFound`] if there is none, [`Kind::Unsupported`] if it needs what this program does not know,
     /// [`Kind::Corrupt`] if its config or an index is damaged, and the host's.
-    pub fn open(objects: Arc<dyn Objects>, cache: &Arc<Cache>) -> Result<Self> {
-        let store = Self::open_damaged(objects, cache)?;
+    pub fn open(objects: Arc<dyn Objects>, cache: &Arc<Cache>, keyring: &Keyring) -> Result<Self> {
+        let store = Self::open_damaged(objects, cache, keyring)?;
         store.load_indexes().within(|| store.name())?;
         Ok(store)
     }
@@ -148,15 +153,24 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::open`].
-    pub fn open_damaged(objects: Arc<dyn Objects>, cache: &Arc<Cache>) -> Result<Self> {
+    pub fn open_damaged(
+        objects: Arc<dyn Objects>,
+        cache: &Arc<Cache>,
+        keyring: &Keyring,
+    ) -> Result<Self> {
         let name = objects.name();
-        Self::open_objects(objects, cache).within(|| name)
+        Self::open_objects(objects, cache, keyring).within(|| name)
     }
 
-    fn open_objects(objects: Arc<dyn Objects>, cache: &Arc<Cache>) -> Result<Self> {
+    fn open_objects(
+        objects: Arc<dyn Objects>,
+        cache: &Arc<Cache>,
+        _keyring: &Keyring,
+    ) -> Result<Self> {
         let bytes = whole(&*objects, Object::Config)?;
-        let config = sealed::unseal(Sealed::Config, &bytes).and_then(|json| {
-            serde_json::from_slice::<Config>(json).map_err(|error| Cause::Json(error.to_string()))
+        let keys = Keys;
+        let config = keys.unseal(Sealed::Config, &bytes).and_then(|json| {
+            serde_json::from_slice::<Config>(&json).map_err(|error| Cause::Json(error.to_string()))
         });
         let config = config.map_err(Error::from).within(|| "config")?;
         if let Some(unknown) = config.features.read.first() {
@@ -170,6 +184,7 @@ impl Store {
             objects,
             config,
             number,
+            keys,
             cache,
             pages,
             indexes: RwLock::default(),
@@ -223,7 +238,7 @@ impl Store {
                 indexes.push(Arc::clone(known));
                 continue;
             }
-            match Index::open(&self.objects, &self.cache, listed.id) {
+            match Index::open(&self.keys, &self.objects, &self.cache, listed.id) {
                 Ok(index) => indexes.push(Arc::new(index)),
                 // Merged into another since.
                 Err(error) if error.kind() == Kind::NotFound => {}
@@ -261,12 +276,12 @@ impl Store {
         let object = Object::Snapshot(id);
         let read = || -> Result<Record> {
             let bytes = whole(&*self.objects, object)?;
-            let json = sealed::unseal(Sealed::Record, &bytes)?;
+            let json = self.keys.unseal(Sealed::Record, &bytes)?;
             if Id::of_object(&bytes) != id {
                 return Err(Cause::Name(Id::of_object(&bytes)).into());
             }
             let record: Record =
-                serde_json::from_slice(json).map_err(|error| Cause::Json(error.to_string()))?;
+                serde_json::from_slice(&json).map_err(|error| Cause::Json(error.to_string()))?;
             if record.disks.is_empty() {
                 return Err(Cause::Json("no disk".to_owned()).into());
             }

@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::VERSION;
 use super::cause::Cause;
 use super::id::{BlobKind, Id};
+use super::keys::{Keys, PackKeys, Salt};
 use crate::wire;
 
 const MAGIC: [u8; 8] = *b"STRATAPK";
@@ -14,17 +15,18 @@ const BLOB: [u8; 4] = *b"SBLB";
 /// Bytes from which on a pack is full.
 pub(super) const FULL: usize = 32 << 20;
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct PackHeader {
     magic: [u8; 8],
     version: U16,
     flags: U16,
-    zero: U32,
+    crc: U32,
     store: [u8; 16],
+    salt: Salt,
 }
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct BlobHeader {
     magic: [u8; 4],
@@ -40,7 +42,7 @@ struct BlobHeader {
 
 pub(super) const PACK_HEADER: usize = size_of::<PackHeader>();
 const BLOB_HEADER: usize = size_of::<BlobHeader>();
-const _: () = assert!(PACK_HEADER == 32 && BLOB_HEADER == 56);
+const _: () = assert!(PACK_HEADER == 48 && BLOB_HEADER == 56);
 
 /// How the bytes of a blob are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,26 +63,37 @@ pub(super) struct Blob {
     pub(super) encoding: Encoding,
 }
 
+/// A pack that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pack {
+    pub(super) id: Id,
+    pub(super) len: u64,
+    pub(super) salt: Salt,
+}
+
 /// A pack being filled.
 #[derive(Debug)]
 pub(super) struct Filling {
+    keys: PackKeys,
     bytes: Vec<u8>,
     blobs: Vec<Blob>,
 }
 
 impl Filling {
-    pub(super) fn new(store: [u8; 16]) -> Self {
-        let header = PackHeader {
+    pub(super) fn new(store: [u8; 16], keys: PackKeys) -> Self {
+        let mut header = PackHeader {
             magic: MAGIC,
             version: VERSION.into(),
             flags: 0.into(),
-            zero: 0.into(),
+            crc: 0.into(),
             store,
+            salt: keys.salt,
         };
+        header.crc = crc32c::crc32c(header.as_bytes()).into();
         // As much as it will take: growing would copy it all, again and again.
         let mut bytes = Vec::with_capacity(FULL + (1 << 20));
         bytes.extend_from_slice(header.as_bytes());
-        Self { bytes, blobs: Vec::new() }
+        Self { keys, bytes, blobs: Vec::new() }
     }
 
     /// Adds a blob of at most 4 MiB, stored and plain.
@@ -125,9 +138,11 @@ impl Filling {
         self.blobs.is_empty()
     }
 
-    /// Its bytes, and what is in it.
-    pub(super) fn finish(self) -> (Vec<u8>, Vec<Blob>) {
-        (self.bytes, self.blobs)
+    /// What it is to be stored as, its bytes, and what is in it.
+    pub(super) fn finish(self) -> (Pack, Vec<u8>, Vec<Blob>) {
+        let Self { keys, bytes, blobs } = self;
+        let pack = Pack { id: Id::of_object(&bytes), len: bytes.len() as u64, salt: keys.salt };
+        (pack, bytes, blobs)
     }
 }
 
@@ -136,8 +151,12 @@ pub(super) fn room(blob: &Blob) -> u64 {
     BLOB_HEADER as u64 + u64::from(blob.stored)
 }
 
-/// What is in a pack, by the headers of its blobs; the pack of another store is refused.
-pub(super) fn scan(bytes: &[u8], store: [u8; 16]) -> Result<Vec<Blob>, Cause> {
+/// The salt of a pack, and what is in it by the headers of its blobs; the pack of another store is refused.
+pub(super) fn scan(
+    bytes: &[u8],
+    store: [u8; 16],
+    _keys: &Keys,
+) -> Result<(Salt, Vec<Blob>), Cause> {
     let header: &PackHeader = wire::record(bytes, 0).ok_or(Cause::Magic)?;
     if header.magic != MAGIC || header.store != store {
         return Err(Cause::Magic);
@@ -145,9 +164,14 @@ pub(super) fn scan(bytes: &[u8], store: [u8; 16]) -> Result<Vec<Blob>, Cause> {
     if header.version.get() != VERSION {
         return Err(Cause::Version(header.version.get()));
     }
-    if header.flags.get() != 0 || header.zero.get() != 0 {
+    let summed = PackHeader { crc: 0.into(), ..*header };
+    if crc32c::crc32c(summed.as_bytes()) != header.crc.get() {
+        return Err(Cause::Seal);
+    }
+    if header.flags.get() != 0 {
         return Err(Cause::NotZero(10));
     }
+    let salt = header.salt;
     let mut blobs = Vec::new();
     let mut at = PACK_HEADER;
     while at < bytes.len() {
@@ -156,9 +180,7 @@ pub(super) fn scan(bytes: &[u8], store: [u8; 16]) -> Result<Vec<Blob>, Cause> {
         if header.magic != BLOB {
             return Err(fault("does not begin as one"));
         }
-        let mut summed =
-            BlobHeader::read_from_bytes(header.as_bytes()).map_err(|_| fault("is cut short"))?;
-        summed.header_crc = 0.into();
+        let summed = BlobHeader { header_crc: 0.into(), ..*header };
         if crc32c::crc32c(summed.as_bytes()) != header.header_crc.get() {
             return Err(fault("its header does not match its checksum"));
         }
@@ -189,5 +211,5 @@ pub(super) fn scan(bytes: &[u8], store: [u8; 16]) -> Result<Vec<Blob>, Cause> {
         });
         at = start + stored.len();
     }
-    Ok(blobs)
+    Ok((salt, blobs))
 }

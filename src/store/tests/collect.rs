@@ -140,7 +140,9 @@ fn a_collection_at_any_moment_of_a_writer() {
         let watched = Watched::new(&place.path());
         let path = place.path();
         let watched = Arc::new(watched.with(at, move || {
-            let store = Store::open(Arc::new(Folder::new(&path)), &Cache::new(0)).unwrap();
+            let store =
+                Store::open(Arc::new(Folder::new(&path)), &Cache::new(0), &Keyring::default())
+                    .unwrap();
             // Another one may just be merging indexes.
             drop(store.collect(&NOW, &|| {}));
             drop(store.collect(&NOW, &|| {}));
@@ -175,7 +177,9 @@ fn a_writer_at_any_moment_of_a_collection() {
         let made = Arc::new(parking_lot::Mutex::new(None));
         let makes = Arc::clone(&made);
         let watched = Arc::new(Watched::new(&place.path()).with(at, move || {
-            let store = Store::open(Arc::new(Folder::new(&path)), &Cache::new(0)).unwrap();
+            let store =
+                Store::open(Arc::new(Folder::new(&path)), &Cache::new(0), &Keyring::default())
+                    .unwrap();
             let new = new("web", 3, &disk(&seeds), Some(&parent));
             *makes.lock() = Some(store.create(new, &Progress::default()).unwrap());
         }));

@@ -1,9 +1,10 @@
 //! Indexes of all sizes beside a plain list.
 
 use super::super::id::{BlobKind, Id};
-use super::super::index::{Index, Pack, make};
+use super::super::index::{Index, make};
+use super::super::keys::Keys;
 use super::super::objects::{Object, Objects};
-use super::super::pack::{Blob, Encoding};
+use super::super::pack::{Blob, Encoding, Pack};
 use super::*;
 
 fn blob(seed: u64, kind: BlobKind) -> Blob {
@@ -20,17 +21,21 @@ fn blob(seed: u64, kind: BlobKind) -> Blob {
 }
 
 fn open(place: &Place, packs: &[Pack], blobs: Vec<(u32, Blob)>) -> Index {
-    let bytes = make(packs, blobs, 0);
+    let bytes = make(&Keys, packs, blobs, 0).unwrap();
     let id = Id::of_object(&bytes);
     let objects: Arc<dyn Objects> = Arc::new(Folder::new(&place.path()));
     objects.put(Object::Index(id), &[&bytes]).unwrap();
-    Index::open(&objects, &place.cache, id).unwrap()
+    Index::open(&Keys, &objects, &place.cache, id).unwrap()
 }
 
 #[test]
 fn what_is_in_it_is_found_and_nothing_else() {
     let place = Place::new();
-    let pack = |seed: u64| Pack { id: Id(blake3::hash(&[seed as u8]).into()), len: 1 << 20 };
+    let pack = |seed: u64| Pack {
+        id: Id(blake3::hash(&[seed as u8]).into()),
+        len: 1 << 20,
+        salt: [0; 16],
+    };
     for count in [0, 1, 84, 85, 86, 170, 171, 10_000] {
         let packs: Vec<Pack> = (0..3).map(pack).collect();
         let kind =
@@ -67,7 +72,7 @@ fn what_is_in_it_is_found_and_nothing_else() {
 #[test]
 fn ids_that_begin_alike_lie_on_several_pages() {
     let place = Place::new();
-    let packs = [Pack { id: Id([1; 32]), len: 1 << 20 }];
+    let packs = [Pack { id: Id([1; 32]), len: 1 << 20, salt: [0; 16] }];
     let alike = |number: u64| {
         let mut id = [0x55; 32];
         id[24..].copy_from_slice(&number.to_be_bytes());

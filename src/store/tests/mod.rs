@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::objects::Folder;
-use super::{NewDisk, NewSnapshot, Progress, Settings, Snapshot, SnapshotLayer, Store};
+use super::{Keyring, NewDisk, NewSnapshot, Progress, Settings, Snapshot, SnapshotLayer, Store};
 use crate::block::{BlockSource, Cache, Extent, MemorySource, Origin};
 use crate::chain::Chain;
 use crate::error::{Error, Kind, Result};
@@ -50,12 +50,13 @@ impl Place {
     /// The store as another process finds it, with nothing in a cache.
     fn again(&self) -> Result<Arc<Store>> {
         let objects = Arc::new(Folder::new(&self.path()));
-        Store::open(objects, &Cache::new(0)).map(Arc::new)
+        Store::open(objects, &Cache::new(0), &Keyring::default()).map(Arc::new)
     }
 
     /// The same, though indexes may be damaged.
     fn again_damaged(&self) -> Store {
-        Store::open_damaged(Arc::new(Folder::new(&self.path())), &Cache::new(0)).unwrap()
+        let objects = Arc::new(Folder::new(&self.path()));
+        Store::open_damaged(objects, &Cache::new(0), &Keyring::default()).unwrap()
     }
 
     fn create(

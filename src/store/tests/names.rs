@@ -1,7 +1,7 @@
 //! What a person may call a snapshot.
 
 use super::super::objects::{Object, Objects};
-use super::super::sealed::{self, Sealed};
+use super::super::sealed::Sealed;
 use super::super::{Id, Record, check_name};
 use super::*;
 
@@ -66,7 +66,8 @@ fn a_record_with_other_names_is_refused() {
         assert_eq!(error.kind(), Kind::Usage, "{error}");
         // From somebody who does not ask.
         let record = Record { series: name.to_owned(), ..good.record.clone() };
-        let bytes = sealed::seal(Sealed::Record, &serde_json::to_vec(&record).unwrap());
+        let bytes = place.store.keys.seal(Sealed::Record, &serde_json::to_vec(&record).unwrap());
+        let bytes = bytes.unwrap();
         let id = Id::of_object(&bytes);
         Folder::new(&place.path()).put(Object::Snapshot(id), &[&bytes]).unwrap();
         let error = place.store.snapshot(id).unwrap_err();

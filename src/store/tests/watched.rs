@@ -99,5 +99,6 @@ impl Objects for Watched {
 
 /// The store of `place` through `watched`.
 pub(super) fn open(watched: &Arc<Watched>) -> Result<Arc<Store>> {
-    Store::open(Arc::clone(watched) as Arc<dyn Objects>, &Cache::new(0)).map(Arc::new)
+    Store::open(Arc::clone(watched) as Arc<dyn Objects>, &Cache::new(0), &Keyring::default())
+        .map(Arc::new)
 }
