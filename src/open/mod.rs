@@ -33,6 +33,8 @@ pub struct Opener {
     pub policy: Policy,
     /// How layered images are opened.
     pub layered: layered::Options,
+    /// How snapshot stores are opened.
+    pub stores: stored::Options,
     /// The cache everything that is opened shares.
     pub cache: Arc<Cache>,
 }
@@ -79,7 +81,8 @@ struct Assembly<'a> {
 impl Opener {
     /// Opens whatever it finds out the format of, under `policy`. Nothing of layered images is kept.
     pub fn new(policy: Policy, cache: Arc<Cache>) -> Self {
-        Self { format: None, policy, layered: layered::Options::default(), cache }
+        let (layered, stores) = Default::default();
+        Self { format: None, policy, layered, stores, cache }
     }
 
     /// Opens the disk `reference` names, with all the images below it.
