@@ -123,9 +123,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.ssh.is_some() && args.network == Network::None {
         return Err(Error::new(Kind::Usage, "--ssh needs a network"));
     }
-    let mut reference = Reference::from(args.reference.as_os_str());
-    reference.path =
-        std::path::absolute(&reference.path).within(|| reference.path.display().to_string())?;
+    let reference = Reference::from(args.reference.as_os_str()).absolute()?;
     let opener = args.open.opener();
     let disk = opener.disk(&reference)?;
     super::warn(&disk.warnings);

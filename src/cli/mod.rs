@@ -18,6 +18,7 @@ mod mount;
 pub mod restore;
 mod snapshot;
 mod store;
+mod stores;
 mod text;
 mod unmount;
 
@@ -46,6 +47,7 @@ use crate::open::{Opener, layered};
 use crate::policy::Policy;
 use crate::tree::FileTree;
 use bar::Bar;
+use stores::StoreArgs;
 
 /// Mount any disk image, snapshot chain or container image, look into it, and restore files from it.
 ///
@@ -186,6 +188,9 @@ pub(crate) struct OpenArgs {
     #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = parse_size)]
     #[arg(help_heading = "Layered images")]
     layer_cache_size: u64,
+
+    #[command(flatten)]
+    stores: StoreArgs,
 }
 
 /// How to open a reference as files.
@@ -257,6 +262,7 @@ impl OpenArgs {
         if self.no_backing {
             arguments.push("--no-backing".into());
         }
+        arguments.extend(self.stores.arguments());
         arguments
     }
 
@@ -284,7 +290,7 @@ impl OpenArgs {
                 cache_limit: self.layer_cache_size,
                 progress: Arc::new(Progress { stop, ..Progress::default() }),
             },
-            keyring: Arc::default(),
+            stores: self.stores.options(),
             cache: Cache::new(self.cache_size),
         })
     }

@@ -136,9 +136,7 @@ fn serve(args: &Args, ready: Option<OwnedFd>) -> Result<()> {
     let reference = if opener.layered_reference(&args.reference)?.is_some() {
         args.reference.clone()
     } else {
-        let mut reference = Reference::from(args.reference.as_os_str());
-        reference.path = absolute(&reference.path)?;
-        reference.text()
+        Reference::from(args.reference.as_os_str()).absolute()?.text()
     };
     let shown = super::show(&opener, &reference, args.tree.view, cow)?;
     super::warn(&shown.warnings);

@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use jiff::tz::TimeZone;
@@ -11,14 +10,14 @@ use jiff::{Span, Timestamp};
 
 use super::bar::Bar;
 use super::store::{write_facts, write_json, write_rows};
+use super::stores::{StoreArgs, location_parser};
 use super::{OpenArgs, Outcome, output, stdout, text, warn};
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::Reference;
 use crate::open::stored::{self, Stored};
-use crate::store::{
-    Decision, Keep, Keyring, NewDisk, NewSnapshot, Progress, Snapshot, Store, check_name,
-};
+use crate::store::objects::Location;
+use crate::store::{Decision, Keep, NewDisk, NewSnapshot, Progress, Snapshot, Store, check_name};
 
 /// Digits of an id that are shown: enough to tell snapshots apart, and to be typed.
 const DIGITS: usize = 12;
@@ -41,8 +40,8 @@ enum Command {
     /// List snapshots, the oldest first
     List {
         /// The store
-        #[arg(value_name = "STORE")]
-        dir: PathBuf,
+        #[arg(value_name = "STORE", value_parser = location_parser())]
+        at: Location,
 
         /// Only those of this series
         series: Option<String>,
@@ -50,6 +49,9 @@ enum Command {
         /// One JSON object a line (docs/json.md)
         #[arg(long)]
         json: bool,
+
+        #[command(flatten)]
+        stores: StoreArgs,
     },
     /// Tell all there is to tell of a snapshot
     Show {
@@ -60,6 +62,9 @@ enum Command {
         /// One JSON object (docs/json.md)
         #[arg(long)]
         json: bool,
+
+        #[command(flatten)]
+        stores: StoreArgs,
     },
     /// Remove snapshots
     ///
@@ -69,6 +74,9 @@ enum Command {
         /// The snapshots: STORE::ID, or STORE::SERIES@TIME
         #[arg(value_name = "SNAPSHOT", required = true)]
         references: Vec<OsString>,
+
+        #[command(flatten)]
+        stores: StoreArgs,
     },
     /// Remove the snapshots that no rule keeps, of each series by itself
     ///
@@ -80,8 +88,8 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct Prune {
     /// The store
-    #[arg(value_name = "STORE")]
-    dir: PathBuf,
+    #[arg(value_name = "STORE", value_parser = location_parser())]
+    at: Location,
 
     /// Only this series
     series: Option<String>,
@@ -125,13 +133,16 @@ struct Prune {
     /// One JSON object a line for each snapshot: it, and the rules that keep it (docs/json.md)
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    stores: StoreArgs,
 }
 
 #[derive(Debug, clap::Args)]
 struct Create {
     /// The store
-    #[arg(value_name = "STORE")]
-    dir: PathBuf,
+    #[arg(value_name = "STORE", value_parser = location_parser())]
+    at: Location,
 
     /// Which series it belongs to, such as the name of the machine
     series: String,
@@ -163,9 +174,9 @@ struct Create {
 pub(super) fn run(args: &Args) -> Result<Outcome> {
     match &args.command {
         Command::Create(args) => create(args),
-        Command::List { dir, series, json } => list(dir, series.as_deref(), *json),
-        Command::Show { reference, json } => show(reference, *json),
-        Command::Remove { references } => remove(references),
+        Command::List { at, series, json, stores } => list(at, stores, series.as_deref(), *json),
+        Command::Show { reference, json, stores } => show(reference, stores, *json),
+        Command::Remove { references, stores } => remove(references, stores),
         Command::Prune(args) => prune(args),
     }
 }
@@ -174,7 +185,7 @@ fn create(args: &Create) -> Result<Outcome> {
     check_name("series", &args.series)?;
     args.tags.iter().try_for_each(|tag| check_name("tag", tag))?;
     let opener = args.open.opener();
-    let store = stored::store(&args.dir, &opener.cache, &opener.keyring)?;
+    let store = stored::store(&args.at, &opener.stores, &opener.cache)?;
     let parent = match &args.parent {
         Some(parent) => Some(store.select_any(parent).within(|| store.name())?),
         None => newest(&store, &args.series)?,
@@ -261,8 +272,8 @@ pub(super) fn local(time: Timestamp, zone: &TimeZone) -> String {
     time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-fn list(dir: &Path, series: Option<&str>, json: bool) -> Result<Outcome> {
-    let store = stored::store(dir, &Cache::new(0), &Keyring::default())?;
+fn list(at: &Location, stores: &StoreArgs, series: Option<&str>, json: bool) -> Result<Outcome> {
+    let store = stored::store(at, &stores.options(), &Cache::new(0))?;
     let mut snapshots = store.snapshots()?;
     snapshots.retain(|snapshot| series.is_none_or(|series| snapshot.record.series == series));
     if json {
@@ -295,19 +306,20 @@ fn list(dir: &Path, series: Option<&str>, json: bool) -> Result<Outcome> {
 }
 
 /// The store and the snapshot that `reference` names.
-fn selected(reference: &OsStr) -> Result<(std::sync::Arc<Store>, Snapshot)> {
+fn selected(reference: &OsStr, stores: &StoreArgs) -> Result<(std::sync::Arc<Store>, Snapshot)> {
     let Reference { path, snapshot } = Reference::from(reference);
-    let store = stored::store(&path, &Cache::new(0), &Keyring::default())?;
+    let at = Location::parse(path.as_os_str())?;
+    let store = stored::store(&at, &stores.options(), &Cache::new(0))?;
     let Some(name) = snapshot else {
         let error = Error::new(Kind::Usage, "names no snapshot").within(store.name());
-        return Err(error.with_hint(format!("as {}::SERIES", path.display())));
+        return Err(error.with_hint(format!("as {at}::SERIES")));
     };
     let snapshot = store.select_any(&name).within(|| store.name())?;
     Ok((store, snapshot))
 }
 
-fn show(reference: &OsStr, json: bool) -> Result<Outcome> {
-    let (_, snapshot) = selected(reference)?;
+fn show(reference: &OsStr, stores: &StoreArgs, json: bool) -> Result<Outcome> {
+    let (_, snapshot) = selected(reference, stores)?;
     if json {
         write_json(&snapshot)?;
         return Ok(Outcome::Done);
@@ -352,9 +364,9 @@ pub(super) fn facts(stored: &Stored, zone: &TimeZone) -> Vec<(&'static str, Stri
     ]
 }
 
-fn remove(references: &[OsString]) -> Result<Outcome> {
+fn remove(references: &[OsString], stores: &StoreArgs) -> Result<Outcome> {
     // All of them are looked for before the first is gone.
-    let found: Vec<_> = references.iter().map(|it| selected(it)).collect::<Result<_>>()?;
+    let found: Vec<_> = references.iter().map(|it| selected(it, stores)).collect::<Result<_>>()?;
     let mut out = stdout()?;
     for (store, snapshot) in found {
         store.remove(snapshot.id)?;
@@ -371,7 +383,7 @@ fn remove(references: &[OsString]) -> Result<Outcome> {
 }
 
 fn prune(args: &Prune) -> Result<Outcome> {
-    let store = stored::store(&args.dir, &Cache::new(0), &Keyring::default())?;
+    let store = stored::store(&args.at, &args.stores.options(), &Cache::new(0))?;
     let keep = Keep {
         last: args.keep_last,
         periods: [

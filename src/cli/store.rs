@@ -1,20 +1,19 @@
 //! `strata store`: the place for snapshots.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Span;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use super::stores::{StoreArgs, location_parser};
 use super::{Outcome, output, parse_size, stdout, text};
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::open::stored;
-use crate::store::objects::Folder;
-use crate::store::{Collect, Depth, Keyring, Settings, Store};
+use crate::store::objects::Location;
+use crate::store::{Collect, Depth, Settings, Store};
 
 /// Memory for what is read again: map pages and pages of indexes.
 const CACHE: u64 = 64 << 20;
@@ -29,11 +28,11 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Make a store in a new or empty folder
+    /// Make a store in a new or empty folder, or in a bucket
     Init {
-        /// The folder
-        #[arg(value_name = "STORE")]
-        dir: PathBuf,
+        /// The folder, or s3://bucket/prefix
+        #[arg(value_name = "STORE", value_parser = location_parser())]
+        at: Location,
 
         /// Bytes of a block, from 16K to 4M: small ones store less of scattered changes, large ones less of all else
         #[arg(long, value_name = "SIZE", default_value = "128K", value_parser = parse_size)]
@@ -43,24 +42,30 @@ enum Command {
         #[arg(long, value_name = "LEVEL", default_value_t = 4)]
         #[arg(value_parser = clap::value_parser!(i32).range(1..=19))]
         level: i32,
+
+        #[command(flatten)]
+        stores: StoreArgs,
     },
     /// Tell what a store holds
     Info {
         /// The store
-        #[arg(value_name = "STORE")]
-        dir: PathBuf,
+        #[arg(value_name = "STORE", value_parser = location_parser())]
+        at: Location,
 
         /// One JSON object (docs/json.md)
         #[arg(long)]
         json: bool,
+
+        #[command(flatten)]
+        stores: StoreArgs,
     },
     /// Look for damage: is all there that the snapshots need?
     ///
     /// Damage is told with the snapshots that are not whole because of it. The exit status is 1 if there is any.
     Check {
         /// The store
-        #[arg(value_name = "STORE")]
-        dir: PathBuf,
+        #[arg(value_name = "STORE", value_parser = location_parser())]
+        at: Location,
 
         /// Also read every byte of every pack
         #[arg(long)]
@@ -69,6 +74,9 @@ enum Command {
         /// One JSON object (docs/json.md)
         #[arg(long)]
         json: bool,
+
+        #[command(flatten)]
+        stores: StoreArgs,
     },
     /// Give back the room of what no snapshot needs
     ///
@@ -76,8 +84,8 @@ enum Command {
     /// made, read and removed meanwhile, here and elsewhere.
     Collect {
         /// The store
-        #[arg(value_name = "STORE")]
-        dir: PathBuf,
+        #[arg(value_name = "STORE", value_parser = location_parser())]
+        at: Location,
 
         /// How long to keep what nothing needs: 1h, 2d; 0s removes it at once if nobody is at work
         #[arg(long, value_name = "TIME", default_value = "1h")]
@@ -95,47 +103,49 @@ enum Command {
         /// One JSON object (docs/json.md)
         #[arg(long)]
         json: bool,
+
+        #[command(flatten)]
+        stores: StoreArgs,
     },
     /// Make indexes anew that are lost or damaged
     ///
     /// Packs tell by themselves what is in them. No pack and no snapshot is changed.
     Repair {
         /// The store
-        #[arg(value_name = "STORE")]
-        dir: PathBuf,
+        #[arg(value_name = "STORE", value_parser = location_parser())]
+        at: Location,
+
+        #[command(flatten)]
+        stores: StoreArgs,
     },
 }
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
+    let cache = Cache::new(CACHE);
     match &args.command {
-        Command::Init { dir, block_size, level } => {
+        Command::Init { at, block_size, level, stores } => {
             let block_size = u32::try_from(*block_size).unwrap_or(u32::MAX);
-            Store::init(dir, Settings { block_size, level: *level }, &Cache::new(0))?;
+            let objects = at.make(&stores.options().bucket)?;
+            Store::init(objects, Settings { block_size, level: *level }, &cache)?;
             Ok(Outcome::Done)
         }
-        Command::Info { dir, json } => {
-            info(&*stored::store(dir, &Cache::new(CACHE), &Keyring::default())?, *json)
+        Command::Info { at, json, stores } => {
+            info(&*stored::store(at, &stores.options(), &cache)?, *json)
         }
-        Command::Check { dir, read_data, json } => {
-            check(&damaged(dir)?, if *read_data { Depth::Data } else { Depth::Structure }, *json)
+        Command::Check { at, read_data, json, stores } => {
+            let store = stored::damaged(at, &stores.options(), &cache)?;
+            check(&store, if *read_data { Depth::Data } else { Depth::Structure }, *json)
         }
-        Command::Collect { dir, grace, unused, dry_run, json } => {
+        Command::Collect { at, grace, unused, dry_run, json, stores } => {
             let grace = Duration::try_from(*grace).map_err(|_| {
-                Error::new(
-                    Kind::Usage,
-                    format!("--grace {grace}: hours, minutes and seconds are allowed"),
-                )
+                let message = format!("--grace {grace}: hours, minutes and seconds are allowed");
+                Error::new(Kind::Usage, message)
             })?;
             let how = Collect { grace, unused: *unused, dry_run: *dry_run };
-            collect(&*stored::store(dir, &Cache::new(CACHE), &Keyring::default())?, &how, *json)
+            collect(&*stored::store(at, &stores.options(), &cache)?, &how, *json)
         }
-        Command::Repair { dir } => repair(&damaged(dir)?),
+        Command::Repair { at, stores } => repair(&stored::damaged(at, &stores.options(), &cache)?),
     }
-}
-
-/// A store whose indexes may be damaged.
-fn damaged(dir: &std::path::Path) -> Result<Store> {
-    Store::open_damaged(Arc::new(Folder::new(dir)), &Cache::new(CACHE), &Keyring::default())
 }
 
 /// Writes `value` as JSON that people can read, too.

@@ -151,7 +151,7 @@ pub(crate) fn create(path: &Path, reference: &Reference, disk: &Disk, size: u64)
 /// path says it all, relative if the image lies in the delta's folder.
 fn backing_name(reference: &Reference, disk: &Disk, path: &Path) -> Result<OsString> {
     let named = || reference.path.display().to_string();
-    let image = std::path::absolute(&reference.path).within(named)?;
+    let image = reference.clone().absolute()?.path;
     let folder = std::path::absolute(path).within(|| path.display().to_string())?;
     let folder = folder.parent().unwrap_or(Path::new("/"));
     let inside = match (image.canonicalize(), folder.canonicalize()) {
@@ -233,7 +233,10 @@ pub(crate) fn belongs(
     let folder = folder.parent().unwrap_or(Path::new("/"));
     let same = if reference.is_stored() {
         let below = folder.join(name).canonicalize();
-        below.is_ok_and(|below| reference.path.canonicalize().is_ok_and(|path| path == below))
+        // The name of a bucket is no path.
+        name == reference.path.as_os_str()
+            || below
+                .is_ok_and(|below| reference.path.canonicalize().is_ok_and(|path| path == below))
     } else {
         // What may not be opened is not what the person named.
         let below = gate.open(name, folder);

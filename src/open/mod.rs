@@ -21,7 +21,6 @@ use crate::chain::{Chain, Layer, ParentLocator};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::{self, Details, Format, ImageInfo, Probed, Raw, SnapshotInfo, qcow2};
 use crate::policy::{Admitted, Gate, Policy};
-use crate::store::Keyring;
 
 pub use reference::Reference;
 
@@ -34,8 +33,8 @@ pub struct Opener {
     pub policy: Policy,
     /// How layered images are opened.
     pub layered: layered::Options,
-    /// What opens encrypted stores.
-    pub keyring: Arc<Keyring>,
+    /// How snapshot stores are opened.
+    pub stores: stored::Options,
     /// The cache everything that is opened shares.
     pub cache: Arc<Cache>,
 }
@@ -82,13 +81,8 @@ struct Assembly<'a> {
 impl Opener {
     /// Opens whatever it finds out the format of, under `policy`. Nothing of layered images is kept.
     pub fn new(policy: Policy, cache: Arc<Cache>) -> Self {
-        Self {
-            format: None,
-            policy,
-            layered: layered::Options::default(),
-            keyring: Arc::default(),
-            cache,
-        }
+        let (layered, stores) = Default::default();
+        Self { format: None, policy, layered, stores, cache }
     }
 
     /// Opens the disk `reference` names, with all the images below it.

@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::error::Error;
+use crate::error::{Error, ResultExt};
+use crate::store::objects::Location;
 
 /// What to open: `disk.qcow2`, or `disk.qcow2::before-upgrade` for an internal snapshot of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,20 @@ impl Reference {
             text.push(snapshot);
         }
         text
+    }
+}
+
+impl Reference {
+    /// The same in whatever folder this program is later.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn absolute(mut self) -> Result<Self, Error> {
+        if !Location::is_bucket(&self.path) {
+            let path = std::path::absolute(&self.path);
+            self.path = path.within(|| self.path.display().to_string())?;
+        }
+        Ok(self)
     }
 }
 

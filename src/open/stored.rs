@@ -8,7 +8,7 @@ use super::{Assembly, Disk, Opener, Reference};
 use crate::block::{Cache, FileSource};
 use crate::chain::{Chain, Layer};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::store::objects::Folder;
+use crate::store::objects::{BucketOptions, Folder, Location, Objects};
 use crate::store::{DiskRecord, Keyring, Snapshot, SnapshotLayer, Store};
 
 /// A disk of a snapshot, as the store tells of it.
@@ -20,23 +20,57 @@ pub struct Stored {
     pub disk: DiskRecord,
 }
 
-/// Opens the store in the folder `dir`.
+/// How stores are opened.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// How those in buckets are reached.
+    pub bucket: BucketOptions,
+    /// What opens those that are encrypted.
+    pub keyring: Arc<Keyring>,
+}
+
+/// Opens the store at `location`.
 ///
 /// # Errors
 /// [`Kind::NotFound`] if there is none, and as [`Store::open`].
-pub fn store(dir: &Path, cache: &Arc<Cache>, keyring: &Keyring) -> Result<Arc<Store>> {
-    if !Folder::is_store(dir) {
-        let error =
-            Error::new(Kind::NotFound, "no snapshot store").within(dir.display().to_string());
-        return Err(error.with_hint(format!("strata store init {} makes one", dir.display())));
-    }
-    Store::open(Arc::new(Folder::new(dir)), cache, keyring).map(Arc::new)
+pub fn store(location: &Location, options: &Options, cache: &Arc<Cache>) -> Result<Arc<Store>> {
+    is_there(location, Store::open(objects(location, options)?, cache, &options.keyring))
+        .map(Arc::new)
+}
+
+/// Opens a store whose indexes may be damaged.
+///
+/// # Errors
+/// As [`Store::open_damaged`].
+pub fn damaged(location: &Location, options: &Options, cache: &Arc<Cache>) -> Result<Store> {
+    is_there(location, Store::open_damaged(objects(location, options)?, cache, &options.keyring))
+}
+
+fn objects(location: &Location, options: &Options) -> Result<Arc<dyn Objects>> {
+    location.objects(&options.bucket)
+}
+
+/// Tells of a store that is not there as such.
+fn is_there<T>(location: &Location, opened: Result<T>) -> Result<T> {
+    opened.map_err(|error| {
+        let is_missing = match location {
+            Location::Folder(dir) => !Folder::is_store(dir),
+            // That there is no such bucket has a hint of its own.
+            Location::Bucket { .. } => error.kind() == Kind::NotFound && error.hint().is_none(),
+        };
+        if !is_missing {
+            return error;
+        }
+        Error::new(Kind::NotFound, "no snapshot store")
+            .within(location.to_string())
+            .with_hint(format!("strata store init {location} makes one"))
+    })
 }
 
 impl Reference {
     /// Whether it leads into a snapshot store.
     pub(super) fn is_stored(&self) -> bool {
-        Folder::is_store(&self.path)
+        Location::may_be_store(&self.path)
     }
 }
 
@@ -78,7 +112,8 @@ impl Opener {
     }
 
     fn select(&self, reference: &Reference) -> Result<(Arc<Store>, Snapshot, DiskRecord)> {
-        let store = store(&reference.path, &self.cache, &self.keyring)?;
+        let location = Location::parse(reference.path.as_os_str())?;
+        let store = store(&location, &self.stores, &self.cache)?;
         let named = || reference.path.display().to_string();
         let Some(name) = &reference.snapshot else {
             let error = Error::new(Kind::Usage, "is a snapshot store").within(named());

@@ -37,7 +37,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use cause::Cause;
 use index::Index;
 use keys::Keys;
-use objects::{Folder, Object, Objects, Sort};
+use objects::{Object, Objects, Sort};
 use sealed::Sealed;
 
 pub use check::{Checked, Depth, Problem, Repaired};
@@ -108,12 +108,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Makes a new store where nothing lies yet.
+    /// Makes a new store of no objects yet: those of [`Location::make`](objects::Location::make).
     ///
     /// # Errors
-    /// [`Kind::NotEmpty`] if something does, [`Kind::Usage`] for settings out of their range, and
-    /// the host's.
-    pub fn init(dir: &std::path::Path, settings: Settings, cache: &Arc<Cache>) -> Result<Self> {
+    /// [`Kind::Usage`] for settings out of their range, and the host's.
+    pub fn init(objects: Arc<dyn Objects>, settings: Settings, cache: &Arc<Cache>) -> Result<Self> {
         let Settings { block_size, level } = settings;
         check_block_size(block_size)?;
         if !(1..=19).contains(&level) {
@@ -129,7 +128,6 @@ impl Store {
             created: Timestamp::now(),
             features: Features::default(),
         };
-        let objects: Arc<dyn Objects> = Arc::new(Folder::make(dir)?);
         let json =
             serde_json::to_vec(&config).map_err(|error| Error::caused_by(Kind::Io, error))?;
         // Last: only with it is it a store.

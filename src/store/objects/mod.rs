@@ -1,6 +1,8 @@
 //! Where the objects of a store lie: written once, whole, never changed.
 
+mod bucket;
 mod folder;
+mod location;
 
 use std::fmt;
 use std::time::SystemTime;
@@ -8,7 +10,9 @@ use std::time::SystemTime;
 use super::id::Id;
 use crate::error::Result;
 
+pub use bucket::{Bucket, BucketOptions, Cause as BucketCause, Traffic};
 pub use folder::Folder;
+pub use location::Location;
 
 /// The name of an object; `docs/store-format.md`, "Objects".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +50,19 @@ impl Sort {
     /// All of them.
     pub const ALL: [Self; 5] =
         [Self::Packs, Self::Indexes, Self::Snapshots, Self::Leases, Self::Condemned];
+}
+
+impl Sort {
+    /// The object of this sort that is called `id`.
+    pub fn object(self, id: Id) -> Object {
+        match self {
+            Self::Packs => Object::Pack(id),
+            Self::Indexes => Object::Index(id),
+            Self::Snapshots => Object::Snapshot(id),
+            Self::Leases => Object::Lease(id),
+            Self::Condemned => Object::Condemned(id),
+        }
+    }
 }
 
 /// An object that is there.

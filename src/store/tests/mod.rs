@@ -39,7 +39,8 @@ impl Place {
         let dir = TempDir::new().unwrap();
         let cache = Cache::new(0);
         let settings = Settings { block_size: BLOCK as u32, ..Settings::default() };
-        let store = Store::init(&dir.path().join("store"), settings, &cache).unwrap();
+        let objects = Arc::new(Folder::make(&dir.path().join("store")).unwrap());
+        let store = Store::init(objects, settings, &cache).unwrap();
         Self { dir, store: Arc::new(store), cache }
     }
 

@@ -1,0 +1,82 @@
+//! How a store is named on the command line, and reached.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+
+use crate::open::stored;
+use crate::store::objects::{BucketOptions, Location};
+
+/// Where a store lies: a folder, or a bucket.
+pub(super) fn location_parser() -> impl TypedValueParser<Value = Location> {
+    OsStringValueParser::new().try_map(|text: OsString| Location::parse(&text))
+}
+
+/// How stores in object storage are reached.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Object storage")]
+pub(crate) struct StoreArgs {
+    /// The URL of the server [default: $AWS_ENDPOINT_URL, else AWS]
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+
+    /// The region of the bucket [default: $AWS_REGION, else that of the profile]
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
+
+    /// Take credentials from this profile in ~/.aws [default: $AWS_PROFILE]
+    ///
+    /// Without one they are those of $AWS_ACCESS_KEY_ID and $AWS_SECRET_ACCESS_KEY, of the default profile, or those
+    /// that the machine is given where it runs.
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+
+    /// Whether the bucket is named in the path of a URL, not by its host [default: with --endpoint]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    path_style: Option<bool>,
+
+    /// Take plain HTTP to other machines than this one
+    #[arg(long)]
+    allow_http: bool,
+
+    /// Give one operation up after so many seconds, however often it was tried
+    #[arg(long, value_name = "SECONDS", default_value_t = BucketOptions::TIMEOUT.as_secs())]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    request_timeout: u64,
+}
+
+impl StoreArgs {
+    /// How stores are opened with these options.
+    pub(crate) fn options(&self) -> stored::Options {
+        stored::Options {
+            bucket: BucketOptions {
+                endpoint: self.endpoint.clone(),
+                region: self.region.clone(),
+                profile: self.profile.clone(),
+                path_style: self.path_style,
+                allow_http: self.allow_http,
+                timeout: Duration::from_secs(self.request_timeout),
+                ..BucketOptions::default()
+            },
+            keyring: std::sync::Arc::default(),
+        }
+    }
+
+    /// The same options for another process of ours.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = vec![format!("--request-timeout={}", self.request_timeout).into()];
+        let texts =
+            [("endpoint", &self.endpoint), ("region", &self.region), ("profile", &self.profile)];
+        for (name, value) in texts {
+            arguments.extend(value.iter().map(|value| format!("--{name}={value}").into()));
+        }
+        arguments.extend(self.path_style.map(|style| format!("--path-style={style}").into()));
+        if self.allow_http {
+            arguments.push("--allow-http".into());
+        }
+        arguments
+    }
+}
