@@ -9,6 +9,7 @@ mod file;
 mod lock;
 mod memory;
 mod pages;
+mod sink;
 mod storage;
 mod window;
 
@@ -22,6 +23,7 @@ pub use fault::{Fault, FaultSource};
 pub use file::FileSource;
 pub use memory::MemorySource;
 pub use pages::Pages;
+pub use sink::FileSink;
 pub(crate) use storage::StorageSource;
 pub use storage::{FileStorage, Storage};
 pub use window::Window;

@@ -78,6 +78,15 @@ impl Chain {
         Self::new(left.collect(), Arc::clone(&self.cache))
     }
 
+    /// Whether any of its bytes lie in the host file of that identity, as
+    /// [`FileSource::identity`](crate::block::FileSource::identity) has it.
+    pub fn lies_in(&self, identity: (u64, u64)) -> bool {
+        self.sources.iter().filter(|source| source.len() > 0).any(|source| {
+            let home = source.origin_at(0).map(|origin| origin.home);
+            matches!(home, Ok(Home::Stored { file, .. }) if file == identity)
+        })
+    }
+
     fn region(&self, number: u64) -> Result<Arc<Region>> {
         self.cache.get_or_load(Key(self.regions, number), || {
             let start = number * Self::REGION;
