@@ -16,7 +16,7 @@ use crate::fs::Info;
 use crate::image::{Details, ImageInfo, SnapshotInfo};
 use crate::open::cow::OWN_NAME;
 use crate::open::view::{Survey, SurveyedVolume, survey};
-use crate::open::{Disk, Reference};
+use crate::open::{Disk, Reference, stored};
 use crate::tree::Time;
 use crate::volume::{Table, Volume};
 
@@ -49,7 +49,11 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         let image = super::watched(&opener, || opener.layered(&layered))?;
         return layered::run(&args.reference, &image, args.json);
     }
-    let disk = opener.disk(&Reference::from(args.reference.as_os_str()))?;
+    let reference = Reference::from(args.reference.as_os_str());
+    if reference.is_whole_store() {
+        return super::store::info(&*stored::store(&reference.path, &opener.cache)?, args.json);
+    }
+    let disk = opener.disk(&reference)?;
     let survey = survey(&disk, &opener.cache)?;
     let mut out = stdout()?;
     if args.json {

@@ -55,7 +55,7 @@ use bar::Bar;
 ///
 /// REF names what to open: a disk image or block device (disk.qcow2, /dev/vdb), an internal
 /// snapshot of an image (disk.qcow2::before-upgrade), a snapshot of a store (STORE::web01,
-/// STORE::web01@2026-11-22, STORE::1f3a9c), or a container image (oci:DIR:TAG,
+/// STORE::web01@2026-11-22, STORE::1f3a9c), all snapshots of a store (STORE), or a container image (oci:DIR:TAG,
 /// oci-archive:FILE, docker-archive:FILE, docker://HOST/NAME:TAG, rootfs.tar.gz). Images are only ever read: changes, where they
 /// are wanted, go beside them (--cow).
 #[derive(Debug, Parser)]
@@ -73,7 +73,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Mount an image on a folder
+    /// Mount an image, or all snapshots of a store, on a folder
+    ///
+    /// A store shows a folder for each series, in it one for each snapshot, named by its time in UTC, and latest,
+    /// which leads to the newest. Snapshots are opened when they are entered; new ones appear and removed ones
+    /// disappear while it is mounted.
     Mount(mount::Args),
     /// Unmount what strata mounted
     #[command(visible_alias = "umount")]

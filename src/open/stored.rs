@@ -1,8 +1,12 @@
 //! Snapshots of a store as disks.
 
+mod tree;
+
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use super::{Assembly, Disk, Opener, Reference};
 use crate::block::{Cache, FileSource};
@@ -10,6 +14,9 @@ use crate::chain::{Chain, Layer};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::objects::Folder;
 use crate::store::{DiskRecord, Snapshot, SnapshotLayer, Store};
+use crate::tree::Time;
+
+pub(super) use tree::StoreTree;
 
 /// A disk of a snapshot, as the store tells of it.
 #[derive(Debug, Clone)]
@@ -18,6 +25,21 @@ pub struct Stored {
     pub snapshot: Snapshot,
     /// Which of its disks.
     pub disk: DiskRecord,
+}
+
+impl Stored {
+    /// Of when it is.
+    pub(super) fn time(&self) -> Time {
+        time_of(self.snapshot.record.time)
+    }
+}
+
+fn time_of(time: Timestamp) -> Time {
+    let nanos = time.as_nanosecond();
+    Time {
+        seconds: i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or_default(),
+        nanos: nanos.rem_euclid(1_000_000_000) as u32,
+    }
 }
 
 /// Opens the store in the folder `dir`.
@@ -38,12 +60,28 @@ impl Reference {
     pub(super) fn is_stored(&self) -> bool {
         Folder::is_store(&self.path)
     }
+
+    /// Whether it means a snapshot store as a whole.
+    pub fn is_whole_store(&self) -> bool {
+        self.snapshot.is_none() && self.is_stored()
+    }
 }
 
 impl Opener {
     /// The disk of a store that `reference` names, below the changes of a delta if there is one.
     pub(super) fn stored_disk(&self, delta: Option<&Path>, reference: &Reference) -> Result<Disk> {
         let (store, snapshot, disk) = self.select(reference)?;
+        self.disk_of(store, snapshot, disk, delta)
+    }
+
+    /// A disk of a snapshot, below the changes of a delta if there is one.
+    fn disk_of(
+        &self,
+        store: Arc<Store>,
+        snapshot: Snapshot,
+        disk: DiskRecord,
+        delta: Option<&Path>,
+    ) -> Result<Disk> {
         let below: Arc<dyn Layer> = Arc::new(SnapshotLayer::new(store, &disk)?);
         let (mut layers, mut chain, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(delta) = delta {
