@@ -148,6 +148,13 @@ pub enum Home {
         /// Where the byte is once it is decoded.
         within: u32,
     },
+    /// In bytes that are known by a name they alone have, such as their hash.
+    Named {
+        /// The name.
+        name: [u8; 32],
+        /// Where the byte is in them.
+        within: u32,
+    },
     /// Not told, or nowhere: it was made or changed on the way. Never the same as another.
     Unknown,
 }

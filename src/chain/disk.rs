@@ -242,8 +242,13 @@ impl BlockSource for Chain {
                 Ok(Origin { len: origin.len.min(len), ..origin })
             }
             Target::Encoded { layer, unit, within } => {
+                let placed = &self.layers[usize::from(layer)];
+                if let Some(name) = placed.layer.name(unit)? {
+                    let home = Home::Named { name, within: within + skip };
+                    return Ok(Origin { len, home });
+                }
                 // A layer is known by its first source: its image.
-                let first = self.layers[usize::from(layer)].first_source as usize;
+                let first = placed.first_source as usize;
                 let image = self.sources.get(first).map(|image| image.origin_at(0)).transpose()?;
                 let home = match image.map(|origin| origin.home) {
                     Some(Home::Stored { file, offset: 0 }) => {

@@ -19,6 +19,7 @@ mod man;
 mod mount;
 mod partial;
 pub mod restore;
+mod rollback;
 mod snapshot;
 mod store;
 mod text;

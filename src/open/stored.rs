@@ -115,6 +115,25 @@ impl Opener {
         Ok(Cow::Owned(Reference { path: reference.path.clone(), snapshot: Some(name) }))
     }
 
+    /// The disks of two references to snapshots of one store.
+    ///
+    /// # Errors
+    /// As [`Opener::disk`].
+    pub fn stored_pair(
+        &self,
+        before: &Reference,
+        after: &Reference,
+    ) -> Result<Option<(Arc<Store>, DiskRecord, DiskRecord)>> {
+        let both = before.is_stored() && after.is_stored();
+        let place = |reference: &Reference| reference.path.canonicalize().ok();
+        let same = both && place(before).is_some_and(|it| place(after) == Some(it));
+        if !same || before.snapshot.is_none() || after.snapshot.is_none() {
+            return Ok(None);
+        }
+        let ((store, _, before), (_, _, after)) = (self.select(before)?, self.select(after)?);
+        Ok(Some((store, before, after)))
+    }
+
     fn select(&self, reference: &Reference) -> Result<(Arc<Store>, Snapshot, DiskRecord)> {
         let store = store(&reference.path, &self.cache)?;
         let named = || reference.path.display().to_string();

@@ -7,6 +7,7 @@
 mod blobs;
 mod cause;
 mod check;
+mod compare;
 mod create;
 mod id;
 mod index;
@@ -16,6 +17,7 @@ pub mod objects;
 mod pack;
 mod prune;
 mod record;
+mod rollback;
 mod sealed;
 mod select;
 
@@ -38,6 +40,7 @@ pub use id::Id;
 pub use layer::SnapshotLayer;
 pub use prune::{Decision, Keep, Period};
 pub use record::{DiskRecord, Record, Snapshot};
+pub use rollback::Target;
 pub use select::check_name;
 
 /// The version of the format.
@@ -45,6 +48,9 @@ const VERSION: u16 = 1;
 
 /// Bytes of a config or a record at most.
 const MOST_RECORD: u64 = 16 << 20;
+
+/// Threads of one piece of work at most.
+const MOST_WORKERS: usize = 8;
 
 /// What a store is made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

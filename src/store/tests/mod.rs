@@ -2,12 +2,14 @@
 
 mod chain;
 mod check;
+mod compare;
 mod damage;
 mod index;
 mod model;
 mod names;
 mod packs;
 mod prune;
+mod rollback;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
