@@ -309,7 +309,7 @@ fn mistakes_are_told_in_a_line_and_a_hint() {
     assert!(told.contains("is not empty"), "{told}");
     let told = fails(strata().args(["snapshot", "list"]).arg(place.0.path()));
     assert!(told.contains("no snapshot store") && told.contains("strata store init"), "{told}");
-    let told = fails(strata().args(["ls"]).arg(&store).arg("/"));
+    let told = fails(strata().arg("convert").arg(&store).arg("out.raw"));
     assert!(told.contains("is a snapshot store") && told.contains("::SERIES"), "{told}");
     let told = fails(strata().args(["snapshot", "create"]).arg(&store).args(["a/b", "disk.raw"]));
     assert!(told.contains("series \"a/b\""), "{told}");

@@ -9,6 +9,7 @@ mod file;
 mod lock;
 mod memory;
 mod pages;
+mod sink;
 mod storage;
 mod window;
 
@@ -22,6 +23,7 @@ pub use fault::{Fault, FaultSource};
 pub use file::FileSource;
 pub use memory::MemorySource;
 pub use pages::Pages;
+pub use sink::FileSink;
 pub(crate) use storage::StorageSource;
 pub use storage::{FileStorage, Storage};
 pub use window::Window;
@@ -144,6 +146,13 @@ pub enum Home {
         /// Where the piece is.
         unit: u64,
         /// Where the byte is once it is decoded.
+        within: u32,
+    },
+    /// In bytes that are known by a name they alone have, such as their hash.
+    Named {
+        /// The name.
+        name: [u8; 32],
+        /// Where the byte is in them.
         within: u32,
     },
     /// Not told, or nowhere: it was made or changed on the way. Never the same as another.

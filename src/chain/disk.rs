@@ -78,6 +78,15 @@ impl Chain {
         Self::new(left.collect(), Arc::clone(&self.cache))
     }
 
+    /// Whether any of its bytes lie in the host file of that identity, as
+    /// [`FileSource::identity`](crate::block::FileSource::identity) has it.
+    pub fn lies_in(&self, identity: (u64, u64)) -> bool {
+        self.sources.iter().filter(|source| source.len() > 0).any(|source| {
+            let home = source.origin_at(0).map(|origin| origin.home);
+            matches!(home, Ok(Home::Stored { file, .. }) if file == identity)
+        })
+    }
+
     fn region(&self, number: u64) -> Result<Arc<Region>> {
         self.cache.get_or_load(Key(self.regions, number), || {
             let start = number * Self::REGION;
@@ -233,8 +242,13 @@ impl BlockSource for Chain {
                 Ok(Origin { len: origin.len.min(len), ..origin })
             }
             Target::Encoded { layer, unit, within } => {
+                let placed = &self.layers[usize::from(layer)];
+                if let Some(name) = placed.layer.name(unit)? {
+                    let home = Home::Named { name, within: within + skip };
+                    return Ok(Origin { len, home });
+                }
                 // A layer is known by its first source: its image.
-                let first = self.layers[usize::from(layer)].first_source as usize;
+                let first = placed.first_source as usize;
                 let image = self.sources.get(first).map(|image| image.origin_at(0)).transpose()?;
                 let home = match image.map(|origin| origin.home) {
                     Some(Home::Stored { file, offset: 0 }) => {

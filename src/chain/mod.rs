@@ -40,6 +40,14 @@ pub trait Layer: Send + Sync + Debug {
     /// The host's, while reading the image's tables: nothing about the range is remembered then.
     fn map(&self, guest: Range<u64>, emit: &mut dyn FnMut(u64, Place)) -> Result<()>;
 
+    /// A name for what `unit` decodes to, if it has one: what has the same name is the same bytes.
+    ///
+    /// # Errors
+    /// The host's, while reading the image's tables.
+    fn name(&self, _unit: EncodedUnit) -> Result<Option<[u8; 32]>> {
+        Ok(None)
+    }
+
     /// Fetches `unit` and decodes it into `out`, which is `unit.decoded` bytes long. Called with
     /// no lock held, from several threads.
     ///

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::bar::Bar;
 use super::{Failures, Files, Outcome, TreeArgs, ls, output, stdout, tell, text};
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::open::Reference;
 use crate::open::view::View;
 use crate::tree::difference::{Aspect, Aspects, Change, Progress, Range, Side, compare, ranges};
 use crate::tree::path::{Follow, Resolved, locate};
@@ -307,27 +308,43 @@ impl File {
 
 /// Tells which ranges of the disk differ. Whether any did.
 fn blocks(args: &Args) -> Result<bool> {
-    let (before, after, paths) = args.sides(View::Disk)?;
-    if let Some(path) = paths.first() {
-        let message = format!("--blocks is about whole disks, not about {}", path.display());
-        return Err(Error::new(Kind::Usage, message));
-    }
-    let disk = |files: &Files| {
-        let found = files.lookup(files.root(), b"disk.img")?;
-        found.ok_or_else(|| Error::new(Kind::NotFound, "no disk"))
+    let whole_disks = |paths: &[OsString]| match paths.first() {
+        Some(path) => {
+            let message = format!("--blocks is about whole disks, not about {}", path.display());
+            Err(Error::new(Kind::Usage, message))
+        }
+        None => Ok(()),
     };
     let mut out = stdout()?;
     let mut any = false;
-    let (old, new) = (disk(&before)?, disk(&after)?);
-    ranges((&*before, old), (&*after, new), &mut |range| {
+    let mut tell = |range: Range| {
         any = true;
         if args.json {
             return json(&mut out, &Block::from(range));
         }
         let zeros = if range.zeros { "\tzeros" } else { "" };
         output(writeln!(out, "{}\t{}{zeros}", range.offset, range.len))
-    })
-    .within(|| "comparing the disks")?;
+    };
+    if let (None, Some((after, paths))) = (&args.tree.cow, args.rest.split_first()) {
+        let [old, new] = [&args.before, after].map(|text| Reference::from(text.as_os_str()));
+        let opener = args.tree.open.opener();
+        if let Some((store, old, new)) = opener.stored_pair(&old, &new)? {
+            whole_disks(paths)?;
+            store.differences(&old, &new, &mut |range, zeros| {
+                tell(Range { offset: range.start, len: range.end - range.start, zeros })
+            })?;
+            output(out.flush())?;
+            return Ok(any);
+        }
+    }
+    let (before, after, paths) = args.sides(View::Disk)?;
+    whole_disks(paths)?;
+    let disk = |files: &Files| {
+        let found = files.lookup(files.root(), b"disk.img")?;
+        found.ok_or_else(|| Error::new(Kind::NotFound, "no disk"))
+    };
+    let (old, new) = (disk(&before)?, disk(&after)?);
+    ranges((&*before, old), (&*after, new), &mut tell).within(|| "comparing the disks")?;
     output(out.flush())?;
     Ok(any)
 }

@@ -49,7 +49,11 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         let image = super::watched(&opener, || opener.layered(&layered))?;
         return layered::run(&args.reference, &image, args.json);
     }
-    let disk = opener.disk(&Reference::from(args.reference.as_os_str()))?;
+    let reference = Reference::from(args.reference.as_os_str());
+    if reference.is_whole_store() {
+        return super::store::info(&*opener.store(&reference.path)?, args.json);
+    }
+    let disk = opener.disk(&reference)?;
     let survey = survey(&disk, &opener.cache)?;
     let mut out = stdout()?;
     if args.json {

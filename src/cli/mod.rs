@@ -10,12 +10,16 @@ mod cache;
 mod cat;
 mod commit;
 mod completions;
+mod convert;
+mod copy;
 mod diff;
 mod info;
 pub mod ls;
 mod man;
 mod mount;
+mod partial;
 pub mod restore;
+mod rollback;
 mod snapshot;
 mod store;
 mod stores;
@@ -34,6 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -53,7 +58,7 @@ use stores::StoreArgs;
 ///
 /// REF names what to open: a disk image or block device (disk.qcow2, /dev/vdb), an internal
 /// snapshot of an image (disk.qcow2::before-upgrade), a snapshot of a store (STORE::web01,
-/// STORE::web01@2026-11-22, STORE::1f3a9c), or a container image (oci:DIR:TAG,
+/// STORE::web01@2026-11-22, STORE::1f3a9c), all snapshots of a store (STORE), or a container image (oci:DIR:TAG,
 /// oci-archive:FILE, docker-archive:FILE, docker://HOST/NAME:TAG, rootfs.tar.gz). Images are only ever read: changes, where they
 /// are wanted, go beside them (--cow).
 #[derive(Debug, Parser)]
@@ -71,7 +76,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Mount an image on a folder
+    /// Mount an image, or all snapshots of a store, on a folder
+    ///
+    /// A store shows a folder for each series, in it one for each snapshot, named by its time in UTC, and latest,
+    /// which leads to the newest. Snapshots are opened when they are entered; new ones appear and removed ones
+    /// disappear while it is mounted.
     Mount(mount::Args),
     /// Unmount what strata mounted
     #[command(visible_alias = "umount")]
@@ -125,6 +134,14 @@ enum Command {
     ///
     /// What is made has its name only once it is whole and on stable storage.
     Commit(commit::Args),
+    /// Write a disk out as a raw or qcow2 image that stands alone
+    ///
+    /// The whole disk, whatever it is: an image with all images below it, a snapshot, a disk below the changes of
+    /// a delta. What is zeros takes no room: raw images are sparse, qcow2 clusters are left out.
+    ///
+    /// OUT has its name only once it is whole and on stable storage; - is standard output, and gets raw bytes.
+    /// A block device is written in place, if --overwrite says so.
+    Convert(convert::Args),
     /// Start a virtual machine from an image, and throw away or keep what it writes
     ///
     /// The image is never written: what the machine writes goes to a temporary file, or to the one named
@@ -386,6 +403,17 @@ impl std::ops::Deref for Files {
     }
 }
 
+/// What SIGINT and SIGTERM set; the second of them ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .within(|| "cannot watch for signals")?;
+    }
+    Ok(stop)
+}
+
 /// Runs the program with these arguments, the first of which is its own name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = mount::from_mount_helper(args.into_iter().collect());
@@ -402,6 +430,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Cat(args) => cat::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Commit(args) => commit::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Boot(args) => boot::run(args).map(|()| Outcome::Done),
         Command::Snapshot(args) => snapshot::run(args),

@@ -11,7 +11,7 @@ use jiff::{Span, Timestamp};
 use super::bar::Bar;
 use super::store::{write_facts, write_json, write_rows};
 use super::stores::{StoreArgs, location_parser};
-use super::{OpenArgs, Outcome, output, stdout, text, warn};
+use super::{OpenArgs, Outcome, output, rollback, stdout, text, warn};
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::Reference;
@@ -83,6 +83,13 @@ enum Command {
     /// Of each hour, day, week, month or year the newest snapshot counts, by this machine's calendar; periods
     /// without a snapshot do not count.
     Prune(Prune),
+    /// Make a disk what it was in a snapshot, by writing only what differs
+    ///
+    /// The disk is read and compared by hashes: what is equal is neither fetched nor written. A raw file gets the
+    /// snapshot's size; what lies behind it on a larger device is left alone. Nobody may use the disk
+    /// meanwhile: a device that is mounted, or an image that QEMU has open, is refused. If it is interrupted, the
+    /// same command does the rest.
+    Rollback(rollback::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -178,6 +185,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         Command::Show { reference, json, stores } => show(reference, stores, *json),
         Command::Remove { references, stores } => remove(references, stores),
         Command::Prune(args) => prune(args),
+        Command::Rollback(args) => rollback::run(args),
     }
 }
 

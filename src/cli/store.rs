@@ -175,7 +175,7 @@ pub(super) fn write_rows<const N: usize>(rows: &[[String; N]], right: [bool; N])
     output(out.write_all(told.as_bytes()).and_then(|()| out.flush()))
 }
 
-fn info(store: &Store, json: bool) -> Result<Outcome> {
+pub(super) fn info(store: &Store, json: bool) -> Result<Outcome> {
     let usage = store.usage()?;
     if json {
         write_json(&usage)?;

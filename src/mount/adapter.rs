@@ -37,7 +37,7 @@ use crate::tree::{Attr, FileKind, FileTree, NodeId};
 
 pub(super) use write::WritableAdapter;
 
-/// How long the kernel may believe what we say of names and attributes: nothing ever changes.
+/// How long the kernel may believe what we say of names and attributes where nothing ever changes.
 const LIFETIME: Duration = Duration::from_secs(1 << 30);
 const FOR_ONCE: Duration = Duration::ZERO;
 
@@ -62,6 +62,8 @@ pub(super) struct Adapter {
     numbering: Numbering,
     /// Whether the kernel checks permissions and ACLs.
     permissions: bool,
+    /// Whether folders of the tree change by themselves.
+    changes: bool,
     /// Whether `open` has something to say. Once it answers ENOSYS it is never asked again.
     opens: AtomicBool,
     /// What each file opened so far is read through, if not through us: the kernel wants the same
@@ -89,6 +91,7 @@ impl Adapter {
         let name_max = tree.statfs().map_or(255, |fs| fs.name_max as usize);
         Self {
             numbering: Numbering::new(tree.root()),
+            changes: tree.lifetime(tree.root()).is_some(),
             watch: Watch::new(Arc::clone(&tree), point.to_owned()),
             tree,
             permissions,
@@ -125,6 +128,11 @@ impl Adapter {
     /// What stat says of a node.
     fn stat(&self, node: NodeId) -> Result<fuser::FileAttr> {
         Ok(file_attr(self.numbering.shown(node), &self.tree.attr(node)?))
+    }
+
+    /// How long the kernel may believe what we say of `node`, and of names in it.
+    fn lifetime(&self, node: NodeId) -> Duration {
+        self.tree.lifetime(node).unwrap_or(LIFETIME)
     }
 
     /// Remembers that the folder `child` lies in `dir`.
@@ -167,7 +175,10 @@ impl Adapter {
                 // A file that cannot be read is still there: whoever looks closer gets the error.
                 let read = self.answer("attributes", entry.node, || self.tree.attr(entry.node));
                 let (attr, lifetime) = match &read {
-                    Ok(attr) => (file_attr(self.numbering.shown(entry.node), attr), LIFETIME),
+                    Ok(attr) => {
+                        let lifetime = self.lifetime(dir).min(self.lifetime(entry.node));
+                        (file_attr(self.numbering.shown(entry.node), attr), lifetime)
+                    }
                     Err(_) => (blank_attr(self.numbering.shown(entry.node)), FOR_ONCE),
                 };
                 if add(Listed { name: entry.name, next, attr, lifetime }) {
@@ -258,8 +269,10 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_NO_OPEN_SUPPORT
-            | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+            | InitFlags::FUSE_NO_OPEN_SUPPORT;
+        if !self.changes {
+            wanted |= InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        }
         if self.permissions {
             // It also turns on the kernel's permission checks, wanted or not.
             wanted |= InitFlags::FUSE_POSIX_ACL;
@@ -288,12 +301,15 @@ impl Filesystem for Adapter {
             let Some(node) = self.tree.lookup(dir, name.as_bytes())? else { return Ok(None) };
             let attr = self.tree.attr(node)?;
             self.note_parent(node, &attr, dir);
-            Ok(Some(file_attr(self.numbering.ino(node), &attr)))
+            let lifetime = self.lifetime(dir).min(self.lifetime(node));
+            Ok(Some((file_attr(self.numbering.ino(node), &attr), lifetime)))
         });
         match found {
-            Ok(Some(attr)) => reply.entry(&LIFETIME, &attr, Generation(0)),
+            Ok(Some((attr, lifetime))) => reply.entry(&lifetime, &attr, Generation(0)),
             // Number 0: there is no such name, and the kernel may remember that.
-            Ok(None) => reply.entry(&LIFETIME, &blank_attr(INodeNo(0)), Generation(0)),
+            Ok(None) => {
+                reply.entry(&self.lifetime(dir), &blank_attr(INodeNo(0)), Generation(0));
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -310,7 +326,7 @@ impl Filesystem for Adapter {
                 attr.kind = FileType::Directory;
                 reply.attr(&FOR_ONCE, &attr);
             }
-            Ok(attr) => reply.attr(&LIFETIME, &attr),
+            Ok(attr) => reply.attr(&self.lifetime(node), &attr),
             Err(errno) => reply.error(errno),
         }
     }
@@ -340,8 +356,27 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS);
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if !self.changes {
+            return reply.error(Errno::ENOSYS);
+        }
+        // Without an answer the kernel would keep every listing, as it may where nothing changes.
+        let flags = match self.tree.lifetime(self.numbering.node(ino)) {
+            Some(_) => FopenFlags::empty(),
+            None => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+        };
+        reply.opened(FileHandle(0), flags);
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
     }
 
     fn read(

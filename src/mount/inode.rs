@@ -15,7 +15,7 @@ pub(super) struct Numbering {
     root: NodeId,
 }
 
-/// Where nodes 0 and 1 go when they are not the root: node numbers stay below 2^56.
+/// Where nodes 0 and 1 go when they are not the root: node numbers stay below 2^63.
 const DISPLACED: u64 = 1 << 63;
 
 impl Numbering {

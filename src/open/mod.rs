@@ -100,6 +100,16 @@ impl Opener {
         self.stack(Some(delta), reference)
     }
 
+    /// Opens the disk `reference` names below the changes of the delta at `delta`.
+    ///
+    /// # Errors
+    /// As [`Opener::disk`], and [`Kind::Usage`] if the delta was made above another disk.
+    pub fn disk_below(&self, delta: &Path, reference: &Reference) -> Result<Disk> {
+        let reference = &*self.pinned(reference)?;
+        cow::belongs(self, reference, &self.disk(reference)?, delta)?;
+        self.disk_with(delta, reference)
+    }
+
     fn stack(&self, delta: Option<&Path>, reference: &Reference) -> Result<Disk> {
         let path = &reference.path;
         if reference.is_stored() {

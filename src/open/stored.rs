@@ -1,8 +1,12 @@
 //! Snapshots of a store as disks.
 
+mod tree;
+
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use super::{Assembly, Disk, Opener, Reference};
 use crate::block::{Cache, FileSource};
@@ -10,6 +14,9 @@ use crate::chain::{Chain, Layer};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::objects::{BucketOptions, Folder, Location, Objects};
 use crate::store::{DiskRecord, Keyring, Snapshot, SnapshotLayer, Store};
+use crate::tree::Time;
+
+pub(super) use tree::StoreTree;
 
 /// A disk of a snapshot, as the store tells of it.
 #[derive(Debug, Clone)]
@@ -27,6 +34,21 @@ pub struct Options {
     pub bucket: BucketOptions,
     /// What opens those that are encrypted.
     pub keyring: Arc<Keyring>,
+}
+
+impl Stored {
+    /// Of when it is.
+    pub(super) fn time(&self) -> Time {
+        time_of(self.snapshot.record.time)
+    }
+}
+
+fn time_of(time: Timestamp) -> Time {
+    let nanos = time.as_nanosecond();
+    Time {
+        seconds: i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or_default(),
+        nanos: nanos.rem_euclid(1_000_000_000) as u32,
+    }
 }
 
 /// Opens the store at `location`.
@@ -72,12 +94,28 @@ impl Reference {
     pub(super) fn is_stored(&self) -> bool {
         Location::may_be_store(&self.path)
     }
+
+    /// Whether it means a snapshot store as a whole.
+    pub fn is_whole_store(&self) -> bool {
+        self.snapshot.is_none() && self.is_stored()
+    }
 }
 
 impl Opener {
     /// The disk of a store that `reference` names, below the changes of a delta if there is one.
     pub(super) fn stored_disk(&self, delta: Option<&Path>, reference: &Reference) -> Result<Disk> {
         let (store, snapshot, disk) = self.select(reference)?;
+        self.disk_of(store, snapshot, disk, delta)
+    }
+
+    /// A disk of a snapshot, below the changes of a delta if there is one.
+    fn disk_of(
+        &self,
+        store: Arc<Store>,
+        snapshot: Snapshot,
+        disk: DiskRecord,
+        delta: Option<&Path>,
+    ) -> Result<Disk> {
         let below: Arc<dyn Layer> = Arc::new(SnapshotLayer::new(store, &disk)?);
         let (mut layers, mut chain, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(delta) = delta {
@@ -111,9 +149,35 @@ impl Opener {
         Ok(Cow::Owned(Reference { path: reference.path.clone(), snapshot: Some(name) }))
     }
 
+    /// The store that the path of a reference names.
+    ///
+    /// # Errors
+    /// As [`store`].
+    pub fn store(&self, path: &Path) -> Result<Arc<Store>> {
+        store(&Location::parse(path.as_os_str())?, &self.stores, &self.cache)
+    }
+
+    /// The disks of two references to snapshots of one store.
+    ///
+    /// # Errors
+    /// As [`Opener::disk`].
+    pub fn stored_pair(
+        &self,
+        before: &Reference,
+        after: &Reference,
+    ) -> Result<Option<(Arc<Store>, DiskRecord, DiskRecord)>> {
+        let both = before.is_stored() && after.is_stored();
+        let place = |reference: &Reference| reference.path.canonicalize().ok();
+        let same = both && place(before).is_some_and(|it| place(after) == Some(it));
+        if !same || before.snapshot.is_none() || after.snapshot.is_none() {
+            return Ok(None);
+        }
+        let ((store, _, before), (_, _, after)) = (self.select(before)?, self.select(after)?);
+        Ok(Some((store, before, after)))
+    }
+
     fn select(&self, reference: &Reference) -> Result<(Arc<Store>, Snapshot, DiskRecord)> {
-        let location = Location::parse(reference.path.as_os_str())?;
-        let store = store(&location, &self.stores, &self.cache)?;
+        let store = self.store(&reference.path)?;
         let named = || reference.path.display().to_string();
         let Some(name) = &reference.snapshot else {
             let error = Error::new(Kind::Usage, "is a snapshot store").within(named());

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::cow::{Cow, Purpose};
+use super::stored::StoreTree;
 use super::system::Contents;
 use super::{Disk, Opener, Reference, names};
 use crate::block::{BlockSink, Window};
@@ -127,6 +128,9 @@ pub fn view(
     view: View,
     cow: Option<(&Cow, Purpose)>,
 ) -> Result<Shown> {
+    if reference.is_whole_store() {
+        return whole_store(opener, reference, view, cow);
+    }
     let reference = &*opener.pinned(reference)?;
     let mut disk = opener.disk(reference)?;
     let mut view = view;
@@ -150,21 +154,45 @@ pub fn view(
         Some((Cow::Scratch { .. }, Purpose::Read) | (Cow::Upper { .. }, _)) | None => {}
     }
     let warnings = std::mem::take(&mut disk.warnings);
-    let stage = Stage { opener, reference, disk, sink, delta, warnings };
-    let shown = match view {
-        View::Auto => stage.auto(),
-        View::Files => stage.files(),
-        View::Volumes => stage.volumes(),
-        View::Disk => stage.disk(),
-        View::Snapshots => stage.snapshots(),
-        View::Layers => {
-            let error = Error::new(Kind::Usage, "a disk has no layers view");
-            Err(error.with_hint("--view snapshots shows its internal snapshots"))
-        }
-    };
-    let mut shown = shown.within(|| reference.path.display().to_string())?;
+    let mut shown = Stage { opener, reference, disk, sink, delta, warnings }.show(view)?;
     shown.change(cow)?;
     Ok(shown)
+}
+
+/// Shows `disk`, which `reference` names, as `view`, to be read.
+pub(super) fn show_disk(
+    opener: &Arc<Opener>,
+    reference: &Reference,
+    mut disk: Disk,
+    view: View,
+) -> Result<Shown> {
+    let warnings = std::mem::take(&mut disk.warnings);
+    Stage { opener, reference, disk, sink: None, delta: None, warnings }.show(view)
+}
+
+/// Shows all snapshots of a store, each as `view`.
+fn whole_store(
+    opener: &Arc<Opener>,
+    reference: &Reference,
+    view: View,
+    cow: Option<(&Cow, Purpose)>,
+) -> Result<Shown> {
+    let named = || reference.path.display().to_string();
+    let usage = |message: &'static str| Error::new(Kind::Usage, message).within(named());
+    if cow.is_some() {
+        let hint = format!("name one snapshot, as {}::SERIES", named());
+        return Err(usage("all snapshots at once are not written").with_hint(hint));
+    }
+    let view = match view {
+        // What it is anyway.
+        View::Snapshots => View::Auto,
+        View::Layers => return Err(usage("disks have no layers view")),
+        view => view,
+    };
+    let store = opener.store(&reference.path)?;
+    let tree = StoreTree::new(opener, reference, store, view)?;
+    let (tree, warnings) = (Served::ReadOnly(Arc::new(tree)), Vec::new());
+    Ok(Shown { tree, view: View::Snapshots, warnings, delta: None, no_files: None })
 }
 
 impl Shown {
@@ -203,6 +231,22 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
+    fn show(self, view: View) -> Result<Shown> {
+        let name = self.reference.path.display().to_string();
+        let shown = match view {
+            View::Auto => self.auto(),
+            View::Files => self.files(),
+            View::Volumes => self.volumes(),
+            View::Disk => self.disk(),
+            View::Snapshots => self.snapshots(),
+            View::Layers => {
+                let error = Error::new(Kind::Usage, "a disk has no layers view");
+                Err(error.with_hint("--view snapshots shows its internal snapshots"))
+            }
+        };
+        shown.within(|| name)
+    }
+
     fn contents(&self) -> Result<Contents> {
         Contents::look(&self.disk.source, &self.opener.cache)
     }
@@ -270,7 +314,7 @@ impl Stage<'_> {
                 Some(volume) => names::volume(volume, info.label.as_deref()),
                 None => names::whole_disk(info.label.as_deref(), &info.kind),
             };
-            let changed = modified(&self.reference.path);
+            let changed = self.modified();
             let node = folder.add_folder(folder.root(), name.as_bytes(), changed)?;
             trees.push((node, Arc::clone(tree)));
         }
@@ -297,7 +341,7 @@ impl Stage<'_> {
     fn disk_without_warnings(self) -> Result<Shown> {
         let mut folder = self.folder();
         let root = folder.root();
-        let changed = modified(&self.reference.path);
+        let changed = self.modified();
         // What the chain takes on the host bounds what any part of it can.
         let allocated = self.disk.chain.iter().map(|image| image.allocated);
         let allocated = allocated.fold(0, u64::saturating_add);
@@ -354,10 +398,18 @@ impl Stage<'_> {
         Ok(self.shown(composed.into_tree(), View::Snapshots))
     }
 
+    /// When the disk was last changed: of a snapshot, of when it is.
+    fn modified(&self) -> Time {
+        match &self.disk.stored {
+            Some(stored) => stored.time(),
+            None => modified(&self.reference.path),
+        }
+    }
+
     fn folder(&self) -> Folder {
         let uid = rustix::process::geteuid().as_raw();
         let gid = rustix::process::getegid().as_raw();
-        Folder::new(uid, gid, modified(&self.reference.path))
+        Folder::new(uid, gid, self.modified())
     }
 }
 

@@ -15,7 +15,6 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use zstd::zstd_safe::{CCtx, compress_bound};
 
-use super::Store;
 use super::cause::Cause;
 use super::id::{BlobKind, Id};
 use super::index::{self, Index};
@@ -26,15 +25,13 @@ use super::pack::{Blob, Encoding, Filling, Pack};
 use super::record::{DiskRecord, Record, Snapshot};
 use super::sealed::Sealed;
 use super::select::check_name;
+use super::{MOST_WORKERS, Store};
 use crate::block::{BlockSource, Extent, is_zero};
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// Blobs from which on an index is written before the snapshot is whole: what is in an index need not be
 /// held in memory.
 const INDEX_FULL: usize = 1 << 18;
-
-/// Threads at most.
-const MOST_WORKERS: usize = 8;
 
 /// What a snapshot is made of.
 #[derive(Debug)]

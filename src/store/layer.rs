@@ -74,9 +74,15 @@ impl Layer for SnapshotLayer {
             };
             while at < leaf_end {
                 let block = at / block_size;
-                let end = ((block + 1) * block_size).min(leaf_end);
+                let mut end = ((block + 1) * block_size).min(leaf_end);
                 let place = match page.get(block % FANOUT).is_zero() {
-                    true => Place::Zero,
+                    true => {
+                        // As far as they go on.
+                        while end < leaf_end && page.get(end / block_size % FANOUT).is_zero() {
+                            end = end.saturating_add(block_size).min(leaf_end);
+                        }
+                        Place::Zero
+                    }
                     false => Place::Encoded {
                         unit: EncodedUnit {
                             host: block * block_size,
@@ -91,6 +97,11 @@ impl Layer for SnapshotLayer {
             }
         }
         Ok(())
+    }
+
+    fn name(&self, unit: EncodedUnit) -> Result<Option<[u8; 32]>> {
+        let block = unit.host / u64::from(self.store.block_size());
+        Ok(Some(self.page_of(block)?.get(block % FANOUT).0))
     }
 
     fn decode(&self, unit: EncodedUnit, out: &mut [u8]) -> Result<()> {

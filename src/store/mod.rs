@@ -8,6 +8,7 @@ mod blobs;
 mod cause;
 mod check;
 mod collect;
+mod compare;
 mod condemned;
 mod create;
 mod id;
@@ -21,6 +22,7 @@ pub mod objects;
 mod pack;
 mod prune;
 mod record;
+mod rollback;
 mod sealed;
 mod select;
 mod sorted;
@@ -48,6 +50,7 @@ pub use keys::Keyring;
 pub use layer::SnapshotLayer;
 pub use prune::{Decision, Keep, Period};
 pub use record::{DiskRecord, Record, Snapshot};
+pub use rollback::Target;
 pub use select::check_name;
 
 /// The version of the format.
@@ -55,6 +58,9 @@ const VERSION: u16 = 1;
 
 /// Bytes of a config or a record at most.
 const MOST_RECORD: u64 = 16 << 20;
+
+/// Threads of one piece of work at most.
+const MOST_WORKERS: usize = 8;
 
 /// What a store is made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,8 +260,8 @@ impl Store {
     /// [`Kind::Corrupt`] if a record is damaged, and the host's.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
         let mut snapshots = Vec::new();
-        for listed in self.objects.list(Sort::Snapshots)? {
-            match self.snapshot(listed.id) {
+        for (_, read) in self.read_snapshots(&self.snapshot_ids()?) {
+            match read {
                 Ok(snapshot) => snapshots.push(snapshot),
                 // Removed since.
                 Err(error) if error.kind() == Kind::NotFound => {}
@@ -264,6 +270,36 @@ impl Store {
         }
         snapshots.sort_by_key(|snapshot| (snapshot.record.time, snapshot.id));
         Ok(snapshots)
+    }
+
+    /// The ids of all snapshots, in no order.
+    ///
+    /// # Errors
+    /// Those of listing them.
+    pub fn snapshot_ids(&self) -> Result<Vec<Id>> {
+        let listed = self.objects.list(Sort::Snapshots)?;
+        Ok(listed.into_iter().map(|listed| listed.id).collect())
+    }
+
+    /// Reads these snapshots, some beside each other: each with its id and what [`Store::snapshot`] says of it.
+    pub fn read_snapshots(&self, ids: &[Id]) -> Vec<(Id, Result<Snapshot>)> {
+        /// Records under way at once: where they are far away it is the way that takes long.
+        const BESIDE: usize = 16;
+        let read =
+            |ids: &[Id]| -> Vec<_> { ids.iter().map(|id| (*id, self.snapshot(*id))).collect() };
+        if ids.len() <= BESIDE {
+            return read(ids);
+        }
+        std::thread::scope(|scope| {
+            let share = ids.len().div_ceil(BESIDE);
+            let readers: Vec<_> =
+                ids.chunks(share).map(|share| scope.spawn(move || read(share))).collect();
+            let joined = readers.into_iter().map(|reader| match reader.join() {
+                Ok(read) => read,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            joined.flatten().collect()
+        })
     }
 
     /// The snapshot of that id.

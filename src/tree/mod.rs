@@ -9,6 +9,7 @@ pub mod path;
 use std::fmt::Debug;
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::block::{Extent, Origin};
 use crate::error::Result;
@@ -75,6 +76,12 @@ pub trait FileTree: Send + Sync + Debug {
 
     /// The host file whose bytes are exactly this file's, if there is one.
     fn whole_file(&self, node: NodeId) -> Option<&File>;
+
+    /// How long what is said of `node`, and of the names in it if it is a folder, may be believed; `None` says
+    /// for ever. Of a tree that changes by itself, the root has an answer.
+    fn lifetime(&self, _node: NodeId) -> Option<Duration> {
+        None
+    }
 }
 
 /// What is known about a file.

@@ -1,8 +1,6 @@
 //! `strata commit`.
 
-mod blocks;
 mod image;
-mod partial;
 mod upper;
 
 use std::ffi::{OsStr, OsString};
@@ -13,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-
 use super::bar::Bar;
-use super::{Outcome, TreeArgs, text, warn};
+use super::copy::{self, Copy, Progress, What};
+use super::partial::Partial;
+use super::{Outcome, TreeArgs, stop_on_signals, text, warn};
 use crate::block::{BlockSink, BlockSource};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::ImageInfo;
@@ -25,8 +23,6 @@ use crate::oci::Compression;
 use crate::open::cow::Cow;
 use crate::open::{Disk, Reference};
 use crate::tree::FileTree;
-use blocks::{Progress, What};
-use partial::Partial;
 use upper::{Layer, Tar, Unpacked};
 
 /// Options of `strata commit`.
@@ -81,13 +77,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The second time, go at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .within(|| "cannot watch for signals")?;
-    }
+    let stop = stop_on_signals()?;
     let told = match (image::Target::parse(&args.to)?, args.tree.cow(None)) {
         (Some(to), cow) => image::commit(args, &to, cow, &stop)?,
         (None, _) if args.json || args.compression.is_some() => {
@@ -143,18 +133,21 @@ fn disk(args: &Args, stop: &AtomicBool) -> Result<String> {
     Delta::create(&path, &new).within(shown)?;
     let what = match (&disk.layers, above) {
         (Some(chain), Some((layers, _))) => What::Above(chain, layers),
-        _ => What::Everything,
+        _ => What::Data,
     };
     let below: Option<Arc<dyn BlockSource>> = match what {
         What::Above(chain, layers) => Some(Arc::new(chain.below(layers)?)),
-        What::Everything => None,
+        What::Data | What::Everything => None,
     };
     let sink = Delta::open(&path, below, None).within(shown)?;
     let progress = Progress::default();
     let bar = Bar::new(args.quiet, Some(disk.source.len()));
     std::thread::scope(|scope| {
         bar.show(scope, || (progress.bytes.load(Ordering::Relaxed), String::new()));
-        let done = blocks::copy(&*disk.source, what, &sink, &progress, stop);
+        let (grain, disk) = (copy::GRAIN, &*disk.source);
+        let there = !matches!(what, What::Above(..));
+        let copy = Copy { disk, what, grain, progress: &progress, stop };
+        let done = copy.run(Ok, |piece| copy::write(&piece, there, &sink, &progress));
         bar.finish();
         done
     })?;

@@ -7,15 +7,18 @@
 
 use std::cell::RefCell;
 
-use flate2::{Decompress, FlushDecompress};
+use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
 use libdeflater::Decompressor;
-use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, find_frame_compressed_size};
+use zstd::zstd_safe::{
+    CCtx, DCtx, DParameter, InBuffer, OutBuffer, compress_bound, find_frame_compressed_size,
+    get_error_name,
+};
 
 use super::cause::Cause;
 use super::header::Compression;
 use crate::block::BlockSource;
 use crate::chain::EncodedUnit;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// Largest zstd window that is allocated, as log2: a cluster is at most 2 MiB.
 const ZSTD_WINDOW_LOG: u32 = 23;
@@ -117,4 +120,51 @@ impl Scratch {
         // Unlike deflate, a zstd frame knows its end: data beyond the cluster means damage.
         if left == 0 { Ok(()) } else { Err("the data goes on when the cluster is full") }
     }
+}
+
+/// log2 of the window of a deflate stream: what QEMU decodes with, so that a larger one is not read.
+const DEFLATE_WINDOW: u8 = 12;
+
+/// How hard zstd tries: its own default, and QEMU's.
+const ZSTD_LEVEL: i32 = 3;
+
+struct Encoders {
+    deflate: Compress,
+    zstd: CCtx<'static>,
+}
+
+thread_local! {
+    static ENCODERS: RefCell<Encoders> = RefCell::new(Encoders {
+        deflate: Compress::new_with_window_bits(flate2::Compression::default(), false, DEFLATE_WINDOW),
+        zstd: CCtx::create(),
+    });
+}
+
+/// The compressed form of a cluster, or `None` if it saves too little to be worth decoding.
+///
+/// # Errors
+/// [`Kind::Io`] if the library fails, which it does for want of memory.
+pub fn compress(compression: Compression, cluster: &[u8]) -> Result<Option<Vec<u8>>> {
+    let failed = |why: &str| Error::new(Kind::Io, format!("compressing: {why}"));
+    // Less than a sector saved is nothing saved.
+    let most = cluster.len().saturating_sub(512);
+    ENCODERS.with_borrow_mut(|Encoders { deflate, zstd }| match compression {
+        Compression::Deflate => {
+            let mut out = vec![0; most];
+            deflate.reset();
+            let status = deflate
+                .compress(cluster, &mut out, FlushCompress::Finish)
+                .map_err(|error| failed(&error.to_string()))?;
+            out.truncate(deflate.total_out() as usize);
+            Ok((status == Status::StreamEnd).then_some(out))
+        }
+        Compression::Zstd => {
+            let mut out = vec![0; compress_bound(cluster.len())];
+            let len = zstd
+                .compress(&mut out[..], cluster, ZSTD_LEVEL)
+                .map_err(|code| failed(get_error_name(code)))?;
+            out.truncate(len);
+            Ok((len <= most).then_some(out))
+        }
+    })
 }

@@ -73,8 +73,10 @@ pub(super) const DATA_FILE_RAW: u64 = 1 << 1;
 
 /// How compressed clusters are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compression {
+pub enum Compression {
+    /// A bare deflate stream, as every reader knows; QEMU calls it zlib.
     Deflate,
+    /// A zstd frame: QEMU 5.1 and later.
     Zstd,
 }
 

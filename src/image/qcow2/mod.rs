@@ -1,4 +1,4 @@
-//! qcow2: versions 2 and 3 to read; `delta`, version 3 to write.
+//! qcow2: versions 2 and 3 to read; `delta` and `standalone`, version 3 to write.
 //!
 //! Specification: `docs/interop/qcow2.rst` in QEMU; limits are QEMU's. Each structure of it has a
 //! file here: `header`, `extension`, `snapshot` (the snapshot table), `bitmap` (the bitmap
@@ -15,6 +15,7 @@ mod extension;
 mod header;
 mod layer;
 mod snapshot;
+mod standalone;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use cause::Cause;
 use extension::Extensions;
-use header::{Compression, Header, incompatible};
+use header::{Header, incompatible};
 use layer::View;
 use snapshot::Snapshot;
 
@@ -31,8 +32,11 @@ use crate::block::BlockSource;
 use crate::chain::ParentLocator;
 use crate::error::{Error, Kind, Result};
 
+pub use compression::compress;
 pub use delta::{Backing, Delta, NewDelta, Shape};
+pub use header::Compression;
 pub use layer::Qcow2;
+pub use standalone::{CLUSTER, Standalone};
 
 /// Whether `head`, the first bytes of a file, are those of a qcow2 image.
 pub(super) fn probe(head: &[u8]) -> bool {

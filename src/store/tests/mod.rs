@@ -3,12 +3,14 @@
 mod chain;
 mod check;
 mod collect;
+mod compare;
 mod damage;
 mod index;
 mod model;
 mod names;
 mod packs;
 mod prune;
+mod rollback;
 mod sorted;
 mod watched;
 
