@@ -78,6 +78,14 @@ impl Chain {
         Self::new(left.collect(), Arc::clone(&self.cache))
     }
 
+    /// The host files of each layer, top first; none of one that does not lie in files as they are.
+    pub fn files(&self) -> impl Iterator<Item = Option<Vec<&File>>> {
+        self.layers.iter().map(|placed| {
+            let files = placed.layer.sources().iter().map(|source| source.whole_file());
+            files.collect::<Option<Vec<_>>>()
+        })
+    }
+
     /// Whether any of its bytes lie in the host file of that identity, as
     /// [`FileSource::identity`](crate::block::FileSource::identity) has it.
     pub fn lies_in(&self, identity: (u64, u64)) -> bool {

@@ -3,7 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
@@ -11,7 +12,7 @@ use jiff::{Span, Timestamp};
 use super::bar::Bar;
 use super::store::{write_facts, write_json, write_rows};
 use super::stores::{StoreArgs, location_parser};
-use super::{OpenArgs, Outcome, output, rollback, stdout, text, warn};
+use super::{OpenArgs, Outcome, output, rollback, stdout, stop_on_signals, text, warn};
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::Reference;
@@ -170,6 +171,10 @@ struct Create {
     #[arg(long, value_name = "ID")]
     parent: Option<String>,
 
+    /// Read all of the disks, even what the parent was made of and nobody wrote since
+    #[arg(long)]
+    read_all: bool,
+
     /// Print the new snapshot as one JSON object (docs/json.md)
     #[arg(long)]
     json: bool,
@@ -192,7 +197,8 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
 fn create(args: &Create) -> Result<Outcome> {
     check_name("series", &args.series)?;
     args.tags.iter().try_for_each(|tag| check_name("tag", tag))?;
-    let opener = args.open.opener();
+    let stop = stop_on_signals()?;
+    let opener = args.open.opener_until(Arc::clone(&stop));
     let store = stored::store(&args.at, &opener.stores, &opener.cache)?;
     let parent = match &args.parent {
         Some(parent) => Some(store.select_any(parent).within(|| store.name())?),
@@ -208,7 +214,10 @@ fn create(args: &Create) -> Result<Outcome> {
         }
         let disk = opener.disk(&reference)?;
         warn(&disk.warnings);
-        disks.push(NewDisk { name, source: disk.source });
+        // Another snapshot of an image lies in the same file.
+        let is_told = !args.read_all && reference.snapshot.is_none();
+        let layers = if is_told { disk.source_layers()? } else { Vec::new() };
+        disks.push(NewDisk { name, source: disk.source, layers });
     }
     let new = NewSnapshot {
         series: args.series.clone(),
@@ -219,7 +228,7 @@ fn create(args: &Create) -> Result<Outcome> {
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         disks,
     };
-    let snapshot = watched(&store, new)?;
+    let snapshot = watched(&store, new, stop)?;
     if args.json {
         write_json(&snapshot)?;
         return Ok(Outcome::Done);
@@ -234,8 +243,8 @@ fn create(args: &Create) -> Result<Outcome> {
 }
 
 /// Makes the snapshot, with a progress bar.
-fn watched(store: &Store, new: NewSnapshot) -> Result<Snapshot> {
-    let progress = Progress::default();
+pub(super) fn watched(store: &Store, new: NewSnapshot, stop: Arc<AtomicBool>) -> Result<Snapshot> {
+    let progress = Progress { stop, ..Progress::default() };
     let total = new.disks.iter().map(|disk| disk.source.len()).sum();
     let bar = Bar::new(!io::stderr().is_terminal(), Some(total));
     std::thread::scope(|scope| {

@@ -13,6 +13,7 @@ mod system;
 pub mod view;
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use crate::chain::{Chain, Layer, ParentLocator};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::image::{self, Details, Format, ImageInfo, Probed, Raw, SnapshotInfo, qcow2};
 use crate::policy::{Admitted, Gate, Policy};
+use crate::store::SourceLayer;
 
 pub use reference::Reference;
 
@@ -54,6 +56,30 @@ pub struct Disk {
     pub stored: Option<stored::Stored>,
     /// What an operator should know, one line each.
     pub warnings: Vec<String>,
+}
+
+impl Disk {
+    /// The images it is read from, top first, for whoever is to tell later whether they changed; empty if that cannot be
+    /// told, or if one of them is written just now.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn source_layers(&self) -> Result<Vec<SourceLayer>> {
+        let files: Option<Vec<Vec<&File>>> = match &self.layers {
+            Some(chain) => chain.files().collect(),
+            None => self.source.whole_file().map(|file| vec![vec![file]]),
+        };
+        let files = files.unwrap_or_default();
+        if files.len() != self.chain.len() || self.stored.is_some() || !self.warnings.is_empty() {
+            return Ok(Vec::new());
+        }
+        let layer = |(files, image): (Vec<&File>, &ImageInfo)| {
+            let files = files.into_iter().map(File::try_clone).collect::<Result<_, _>>();
+            let files = files.within(|| image.path.display().to_string())?;
+            Ok(SourceLayer { format: image.format.to_string(), size: image.virtual_size, files })
+        };
+        files.into_iter().zip(&self.chain).map(layer).collect()
+    }
 }
 
 /// An image file that is about to become a layer.

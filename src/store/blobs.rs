@@ -15,6 +15,9 @@ use super::pack::Encoding;
 use crate::block::{Key, Weigh};
 use crate::error::{Error, Kind, Result, ResultExt};
 
+/// How often the places of a blob are looked for: each time they may be moved once more.
+const TRIES: usize = 4;
+
 thread_local! {
     static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
     /// What a blob is read into.
@@ -134,13 +137,21 @@ impl Store {
     ) -> Result<()> {
         let mut failed: Option<Error> = None;
         let mut moved = false;
-        for is_again in [false, true] {
-            let is_due = failed.is_none() || moved;
-            if is_again && (!is_due || !self.load_indexes()?) {
+        let mut tried: Vec<Arc<Index>> = Vec::new();
+        for round in 0..TRIES {
+            if round > 0 && failed.is_some() && !moved {
                 break;
             }
-            let indexes: Vec<Arc<Index>> = self.indexes.read().clone();
-            for index in indexes {
+            if round > 0 {
+                self.load_indexes()?;
+            }
+            let indexes = self.indexes.read().clone();
+            // Another thread may have looked at them for us.
+            let is_tried = |index: &Arc<Index>| tried.iter().any(|tried| tried.id() == index.id());
+            if round > 0 && indexes.iter().all(is_tried) {
+                break;
+            }
+            for index in &indexes {
                 let read = match index.find(id, kind) {
                     Ok(None) => continue,
                     Ok(Some(location)) => read(&location),
@@ -154,6 +165,7 @@ impl Store {
                     }
                 }
             }
+            tried = indexes;
         }
         let failed = match failed {
             None => Cause::Missing(*id).into(),

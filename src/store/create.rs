@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use zstd::zstd_safe::{CCtx, compress_bound};
 
 use super::cause::Cause;
+use super::condemned::Why;
 use super::id::{BlobKind, Id};
 use super::index::{self, Index};
 use super::lease::{Lease, Work};
@@ -25,8 +26,9 @@ use super::pack::{Blob, Encoding, Filling, Pack};
 use super::record::{DiskRecord, Record, Snapshot};
 use super::sealed::Sealed;
 use super::select::check_name;
+use super::source::{self, LayerState, SourceLayer, Unchanged};
 use super::{MOST_WORKERS, Store};
-use crate::block::{BlockSource, Extent, is_zero};
+use crate::block::{BlockSource, Extent, Home, Origin, is_zero};
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// Blobs from which on an index is written before the snapshot is whole: what is in an index need not be
@@ -59,6 +61,8 @@ pub struct NewDisk {
     pub name: String,
     /// Its bytes, which do not change meanwhile.
     pub source: Arc<dyn BlockSource>,
+    /// The images it is read from, top first, if all of it lies in files; empty if that is not known.
+    pub layers: Vec<SourceLayer>,
 }
 
 /// How far making a snapshot has come, for whoever watches.
@@ -73,7 +77,7 @@ pub struct Progress {
     /// Bytes that were stored.
     pub stored: AtomicU64,
     /// Set to stop: making then fails soon.
-    pub stop: AtomicBool,
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -92,7 +96,7 @@ impl Store {
         check_name("series", &new.series)?;
         new.tags.iter().try_for_each(|tag| check_name("tag", tag))?;
         new.disks.iter().try_for_each(|disk| check_name("disk", &disk.name))?;
-        let lease = self.writing()?;
+        let (lease, is_sound) = self.writing()?;
         // With the lease, what a record that is still there needs will stay.
         let is_there = |parent: &Snapshot| match self.snapshot(parent.id) {
             Err(error) if error.kind() == Kind::NotFound => Ok(false),
@@ -108,8 +112,11 @@ impl Store {
         let mut disks = Vec::new();
         for disk in &new.disks {
             let parent = new.parent.as_ref().and_then(|parent| parent.disk(&disk.name));
+            // Of this host's files nobody else knows.
+            let is_ours = new.parent.as_ref().is_some_and(|parent| parent.record.host == new.host);
+            let before = Before { disk: parent, hints: is_ours && is_sound, names: is_sound };
             let name = || disk.name.clone();
-            disks.push(self.create_disk(disk, parent, progress).within(name)?);
+            disks.push(self.create_disk(disk, &before, progress).within(name)?);
         }
         let record = Record {
             series: new.series,
@@ -136,30 +143,45 @@ impl Store {
     }
 
     /// Begins to write: what others remove from now on is not relied on, and what is there now stays until the
-    /// lease is given back.
+    /// lease is given back. Whether nothing in the store is known to be damaged.
     ///
     /// # Errors
     /// The host's.
-    pub(super) fn writing(&self) -> Result<Lease> {
+    pub(super) fn writing(&self) -> Result<(Lease, bool)> {
         // In this order.
         let lease = Lease::new(self, Work::Write)?;
-        let leaving = self.condemned()?.packs.into_keys().collect();
-        *self.leaving.write() = leaving;
+        let condemned = self.condemned()?.packs;
+        let is_sound = condemned.values().all(|sentence| sentence.why != Why::Damaged);
+        *self.leaving.write() = condemned.into_keys().collect();
         self.load_indexes()?;
-        Ok(lease)
+        Ok((lease, is_sound))
     }
 
     fn create_disk(
         &self,
         disk: &NewDisk,
-        parent: Option<&DiskRecord>,
+        before: &Before<'_>,
         progress: &Progress,
     ) -> Result<DiskRecord> {
         let source = &*disk.source;
+        let states = source::states(&disk.layers)?;
+        let unchanged = before.unchanged(&states);
+        if let Some(parent) = before.disk
+            && unchanged.as_ref().is_some_and(|unchanged| unchanged.is_all)
+            && parent.size == source.len()
+        {
+            progress.done.fetch_add(source.len(), Ordering::Relaxed);
+            return Ok(DiskRecord { new_blocks: 0, new_bytes: 0, ..parent.clone() });
+        }
         let shape = Shape::new(source.len(), self.block_size().into())?;
-        let parent = match parent {
-            Some(parent) => Some((parent.root, Shape::new(parent.size, self.block_size().into())?)),
-            None => None,
+        let known = Known {
+            parent: match before.disk {
+                Some(disk) => Some((disk.root, Shape::new(disk.size, self.block_size().into())?)),
+                None => None,
+            },
+            parent_size: before.disk.map_or(0, |disk| disk.size),
+            unchanged,
+            names: before.names,
         };
         let writer = Writer::new(self, progress)?;
         let leaves = shape.leaves();
@@ -168,7 +190,7 @@ impl Store {
         let blocks = AtomicU64::new(0);
         let failed = Mutex::new(None);
         let work = || {
-            let mut stretch = Stretch::new(self, source, parent, &writer);
+            let mut stretch = Stretch::new(self, source, &known, &writer);
             loop {
                 let leaf = next.fetch_add(1, Ordering::Relaxed);
                 let Some(slot) = usize::try_from(leaf).ok().and_then(|leaf| ids.get(leaf)) else {
@@ -202,7 +224,11 @@ impl Store {
         let leaves = ids.into_iter().map(|id| id.into_inner().unwrap_or(Id::ZERO)).collect();
         let root = writer.tree(leaves, shape)?;
         let (new_blocks, new_bytes) = writer.finish()?;
+        // What was written while it was read is not to be taken as what is stored.
+        let is_still = source::states(&disk.layers)? == states;
+        let made_of: Option<Vec<LayerState>> = states.into_iter().collect();
         Ok(DiskRecord {
+            made_of: made_of.filter(|made_of| is_still && !made_of.is_empty()),
             name: disk.name.clone(),
             size: source.len(),
             root,
@@ -211,6 +237,30 @@ impl Store {
             new_bytes,
         })
     }
+}
+
+/// What a disk is compared with.
+struct Before<'a> {
+    disk: Option<&'a DiskRecord>,
+    /// Whether the state of files counts.
+    hints: bool,
+    /// Whether the names of blocks do.
+    names: bool,
+}
+
+impl Before<'_> {
+    fn unchanged(&self, now: &[Option<LayerState>]) -> Option<Unchanged> {
+        let before = self.disk.filter(|_| self.hints)?.made_of.as_deref()?;
+        Unchanged::new(before, now)
+    }
+}
+
+/// What is known of a disk before it is read.
+struct Known {
+    parent: Option<(Id, Shape)>,
+    parent_size: u64,
+    unchanged: Option<Unchanged>,
+    names: bool,
 }
 
 /// Up to where a disk is known to be data, or a hole.
@@ -223,7 +273,7 @@ struct Run {
 struct Stretch<'a> {
     store: &'a Store,
     source: &'a dyn BlockSource,
-    parent: Option<(Id, Shape)>,
+    known: &'a Known,
     writer: &'a Writer<'a>,
     buf: Vec<u8>,
 }
@@ -232,10 +282,10 @@ impl<'a> Stretch<'a> {
     fn new(
         store: &'a Store,
         source: &'a dyn BlockSource,
-        parent: Option<(Id, Shape)>,
+        known: &'a Known,
         writer: &'a Writer<'a>,
     ) -> Self {
-        Self { store, source, parent, writer, buf: vec![0; store.block_size() as usize] }
+        Self { store, source, known, writer, buf: vec![0; store.block_size() as usize] }
     }
 
     /// Stores what one map page covers. Its id, and how many blocks are not zeros.
@@ -243,7 +293,7 @@ impl<'a> Stretch<'a> {
         let block_size = u64::from(self.store.block_size());
         let start = leaf * FANOUT * block_size;
         let end = start.saturating_add(FANOUT * block_size).min(self.source.len());
-        let before = match self.parent {
+        let before = match self.known.parent {
             Some((root, shape)) => Some(self.store.map_page(self.store.leaf(root, shape, leaf)?)?),
             None => None,
         };
@@ -256,9 +306,12 @@ impl<'a> Stretch<'a> {
             }
             let len = block_size.min(end - at);
             let old = before.as_ref().map(|page| page.get(ids.len() as u64));
-            let id = match self.is_hole(at..at + len, &mut extent)? {
-                true => Id::ZERO,
-                false => self.block(at, len as usize, old)?,
+            let id = if self.is_hole(at..at + len, &mut extent)? {
+                Id::ZERO
+            } else if let Some(known) = self.unread(at, len, old)? {
+                known
+            } else {
+                self.block(at, len as usize, old)?
             };
             ids.push(id);
             at += len;
@@ -283,6 +336,24 @@ impl<'a> Stretch<'a> {
             at = run.end;
         }
         Ok(true)
+    }
+
+    /// The id of the block at `at`, if it is known without reading it.
+    fn unread(&self, at: u64, len: u64, old: Option<Id>) -> Result<Option<Id>> {
+        if let Some(old) = old
+            && at + len <= self.known.parent_size
+            && let Some(unchanged) = &self.known.unchanged
+            && unchanged.covers(self.source, at, len)?
+        {
+            return Ok(Some(old));
+        }
+        if !self.known.names || len != u64::from(self.store.block_size()) {
+            return Ok(None);
+        }
+        let Origin { len: run, home } = self.source.origin_at(at)?;
+        let Home::Named { name, within: 0 } = home else { return Ok(None) };
+        let id = Id(name);
+        Ok((run >= len && self.store.has(BlobKind::Block, &id)?).then_some(id))
     }
 
     /// The id of the block at `at`, which is stored unless it is that of `old`.

@@ -26,6 +26,7 @@ mod rollback;
 mod sealed;
 mod select;
 mod sorted;
+mod source;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use cause::Cause;
 use index::Index;
 use keys::Keys;
-use objects::{Object, Objects, Sort};
+use objects::{Listed, Object, Objects, Sort};
 use sealed::Sealed;
 
 pub use check::{Checked, Depth, Problem, Repaired};
@@ -52,9 +53,13 @@ pub use prune::{Decision, Keep, Period};
 pub use record::{DiskRecord, Record, Snapshot};
 pub use rollback::Target;
 pub use select::check_name;
+pub use source::{LayerState, SourceLayer};
 
 /// The version of the format.
 const VERSION: u16 = 1;
+
+/// How often indexes are looked for that others merge meanwhile.
+const MOST_TRIES: u32 = 8;
 
 /// Bytes of a config or a record at most.
 const MOST_RECORD: u64 = 16 << 20;
@@ -231,27 +236,32 @@ impl Store {
         })
     }
 
-    /// Looks at which indexes there are, and opens those that are new. Whether there were any.
-    fn load_indexes(&self) -> Result<bool> {
-        let listed = self.objects.list(Sort::Indexes)?;
+    /// Looks at which indexes there are, and opens those that are new.
+    fn load_indexes(&self) -> Result<()> {
         let known = self.indexes.read().clone();
-        let mut indexes = Vec::with_capacity(listed.len());
-        let mut found_new = false;
-        for listed in listed {
-            if let Some(known) = known.iter().find(|known| known.id() == listed.id) {
-                indexes.push(Arc::clone(known));
-                continue;
+        let mut tries = 0;
+        let mut indexes = loop {
+            let listed = self.objects.list(Sort::Indexes)?;
+            let open = |listed: &Listed| match known.iter().find(|known| known.id() == listed.id) {
+                Some(known) => Ok(Arc::clone(known)),
+                None => {
+                    Index::open(&self.keys, &self.objects, &self.cache, listed.id).map(Arc::new)
+                }
+            };
+            match listed.iter().map(open).collect::<Result<Vec<_>>>() {
+                // It was merged into another one that is not listed yet.
+                Err(error) if error.kind() == Kind::NotFound && tries < MOST_TRIES => tries += 1,
+                opened => break opened?,
             }
-            match Index::open(&self.keys, &self.objects, &self.cache, listed.id) {
-                Ok(index) => indexes.push(Arc::new(index)),
-                // Merged into another since.
-                Err(error) if error.kind() == Kind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-            found_new = true;
-        }
-        *self.indexes.write() = indexes;
-        Ok(found_new)
+        };
+        let mut current = self.indexes.write();
+        let has = |indexes: &[Arc<Index>], id| indexes.iter().any(|index| index.id() == id);
+        // Those that a writer of this process has added meanwhile.
+        let added = current.iter().filter(|index| !has(&known, index.id()));
+        let added: Vec<_> = added.filter(|index| !has(&indexes, index.id())).cloned().collect();
+        indexes.extend(added);
+        *current = indexes;
+        Ok(())
     }
 
     /// All snapshots, the oldest first.

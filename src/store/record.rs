@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::id::Id;
+use super::source::LayerState;
 
 /// A snapshot: one or more disks as they were at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,9 @@ pub struct DiskRecord {
     pub name: String,
     /// Bytes of the disk.
     pub size: u64,
+    /// How the files were that it was read from, top first, if that tells whether they changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<Vec<LayerState>>,
     /// The root page of its map.
     pub root: Id,
     /// Blocks that are not zeros.

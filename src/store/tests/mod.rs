@@ -83,7 +83,7 @@ fn new(series: &str, second: i64, disk: &[u8], parent: Option<&Snapshot>) -> New
         parent: parent.cloned(),
         source: "memory".to_owned(),
         host: "here".to_owned(),
-        disks: vec![NewDisk { name: "disk".to_owned(), source }],
+        disks: vec![NewDisk { name: "disk".to_owned(), source, layers: vec![] }],
     }
 }
 

@@ -32,6 +32,7 @@ impl Place {
         let disk = |name: &&str| NewDisk {
             name: (*name).to_owned(),
             source: Arc::new(MemorySource::new(vec![fill; 8192])),
+            layers: Vec::new(),
         };
         let new = NewSnapshot {
             series: series.to_owned(),
