@@ -129,7 +129,10 @@ impl Opener {
     }
 
     /// The same reference with the id of the snapshot in the place of what may mean another one tomorrow.
-    pub(super) fn pinned<'a>(&self, reference: &'a Reference) -> Result<Cow<'a, Reference>> {
+    ///
+    /// # Errors
+    /// As [`Opener::disk`].
+    pub(crate) fn pinned<'a>(&self, reference: &'a Reference) -> Result<Cow<'a, Reference>> {
         if !reference.is_stored() {
             return Ok(Cow::Borrowed(reference));
         }
