@@ -564,6 +564,42 @@ fn a_machine_writes_through_a_mounted_disk() {
     qemu_img([OsStr::new("compare"), "-q".as_ref(), alone.as_ref(), flat.as_ref()]);
 }
 
+/// A machine on a snapshot of a store, while newer ones are made; and on the disk of a mount with a throw-away delta.
+#[test]
+fn a_machine_starts_from_a_snapshot() {
+    let place = Place::new();
+    let (image, data) = small_guest(&place);
+    let (store, delta, newer) = (place.join("st"), place.join("delta.qcow2"), place.join("newer"));
+    run(strata().args(["store", "init"]).arg(&store));
+    let create = |disk: &Path| {
+        run(strata().args(["snapshot", "create"]).arg(&store).arg("guest").arg(disk));
+    };
+    create(&image);
+    let reference = format!("{}::guest", store.display());
+    let boot = |cow: &[&OsStr], starts: &str| {
+        let mut command = place.boot();
+        command.args(["--accel=tcg", "--memory=256M", "--kernel=image:/vmlinuz"]).args(cow);
+        let mut machine = place.start("console", command.arg(&reference));
+        let status = machine.end();
+        let said = machine.said();
+        assert!(said.contains(&format!("{starts} {data}")), "{said}\n{}", machine.complained());
+        assert!(status.success(), "{status}: {}", machine.complained());
+        place.assert_clean();
+    };
+    let kept = [OsStr::new("--cow"), delta.as_ref()];
+    boot(&kept, "starts=1");
+    boot(&[], "starts=1");
+    // The delta is of the snapshot it was made above, by whatever name.
+    fs::write(&newer, [0; 4096]).unwrap();
+    create(&newer);
+    let read = |image: &Path| run(strata().arg("cat").arg(image).arg("/starts")).stdout;
+    assert_eq!(read(&delta), b"x");
+    let mut again = place.boot();
+    let output = again.arg("--dry-run").args(kept).arg(&reference).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("is a delta above"), "{told}");
+}
+
 #[test]
 fn thrown_away_changes_are_gone_and_machines_at_once_do_not_meet() {
     let place = Place::new();

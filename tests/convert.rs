@@ -241,6 +241,20 @@ fn what_is_interrupted_leaves_nothing() {
     let status = writing.wait().unwrap();
     assert!(status.code() == Some(1) && status.signal().is_none(), "{status}");
 
+    // One that takes a while, ended once it has begun.
+    let dense = dir.path().join("dense.raw");
+    fs::write(&dense, noise(1, 128 << 20)).unwrap();
+    let slow = ["--compress", "zlib", "-q"];
+    let mut writing = convert(&[dense.as_ref(), out.as_ref()]).args(slow).spawn().unwrap();
+    let partial = dir.path().join(".out.raw.partial/out.raw");
+    while !fs::metadata(&partial).is_ok_and(|partial| partial.len() > 0) {
+        assert!(writing.try_wait().unwrap().is_none(), "it ended before");
+    }
+    run(Command::new("kill").args(["-INT", &writing.id().to_string()]));
+    let status = writing.wait().unwrap();
+    assert!(status.code() == Some(1) && status.signal().is_none(), "{status}");
+    fs::remove_file(&dense).unwrap();
+
     let fifo = dir.path().join("fifo");
     run(tool("mkfifo", "coreutils").arg(&fifo));
     let (code, told) = fails(convert(&[source.as_ref(), fifo.as_ref()]).arg("--overwrite"));

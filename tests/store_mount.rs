@@ -185,9 +185,10 @@ fn a_thousand_are_listed() {
     let place = Place::new();
     let disk = place.path("disk.raw");
     fs::write(&disk, [7; 4096]).unwrap();
-    let count: i64 = std::env::var("STRATA_SNAPSHOTS").map_or(60, |count| count.parse().unwrap());
+    let count: u32 = std::env::var("STRATA_SNAPSHOTS").map_or(60, |count| count.parse().unwrap());
     for nth in 0..count {
-        let time = jiff::Timestamp::from_second(1_700_000_000 + nth).unwrap().to_string();
+        let time =
+            jiff::Timestamp::from_second(1_700_000_000 + i64::from(nth)).unwrap().to_string();
         place.create("web", &time, &[disk.to_str().unwrap()]);
     }
     let mounted = place.mount(&["--view=disk"]);

@@ -125,6 +125,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let reference = Reference::from(args.reference.as_os_str()).absolute()?;
     let opener = args.open.opener();
+    // The newest snapshot is another one tomorrow: neither a delta nor who shares the disk may follow it.
+    let reference = opener.pinned(&reference)?.into_owned();
     let disk = opener.disk(&reference)?;
     super::warn(&disk.warnings);
     let changed = args.cow.as_deref().and_then(|delta| changed(delta, &opener, &reference));

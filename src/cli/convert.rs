@@ -206,10 +206,10 @@ impl Conversion<'_> {
         Ok(Some(room.saturating_mul(512)))
     }
 
-    /// Writes each piece to its place; where it is zeros `there` already, nothing.
+    /// Writes each piece to its place; where it is zeros `there` already, nothing. One thread writes: several
+    /// that write one file wait for each other, and took twice as long.
     fn raw(&self, what: What<'_>, there: bool, sink: &dyn BlockSink) -> Result<()> {
-        let write = |piece: Piece| copy::write(&piece, there, sink, &self.progress);
-        self.copy(what, GRAIN, write, Ok)
+        self.copy(what, GRAIN, Ok, |piece| copy::write(&piece, there, sink, &self.progress))
     }
 
     fn qcow2(&self, storage: &FileStorage) -> Result<()> {

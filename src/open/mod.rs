@@ -52,7 +52,7 @@ pub struct Disk {
     pub chain: Vec<ImageInfo>,
     /// The internal snapshots of the top image.
     pub snapshots: Vec<SnapshotInfo>,
-    /// What a store says of it, if it lies in one: `chain` has no image for it then.
+    /// What a store says of it, if it, or what lies below its images, lies in one.
     pub stored: Option<stored::Stored>,
     /// What an operator should know, one line each.
     pub warnings: Vec<String>,
@@ -101,6 +101,7 @@ struct Assembly<'a> {
     identities: Vec<(u64, u64)>,
     chain: Vec<ImageInfo>,
     snapshots: Vec<SnapshotInfo>,
+    stored: Option<stored::Stored>,
     warnings: Vec<String>,
 }
 
@@ -161,10 +162,10 @@ impl Opener {
         while let Some(opened) = next {
             next = assembly.add(opened)?;
         }
-        let Assembly { layers, chain, snapshots, warnings, .. } = assembly;
+        let Assembly { layers, chain, snapshots, stored, warnings, .. } = assembly;
         let source = Arc::new(Chain::new(layers, Arc::clone(&self.cache))?);
         let layers = Some(Arc::clone(&source));
-        Ok(Disk { source, layers, chain, snapshots, stored: None, warnings })
+        Ok(Disk { source, layers, chain, snapshots, stored, warnings })
     }
 
     /// A raw image by itself is its own disk: the kernel may then read it without us.
@@ -221,6 +222,7 @@ impl<'a> Assembly<'a> {
             identities: Vec::new(),
             chain: Vec::new(),
             snapshots: Vec::new(),
+            stored: None,
             warnings: Vec::new(),
         })
     }
@@ -259,8 +261,11 @@ impl<'a> Assembly<'a> {
                 let name = source.path().display().to_string();
                 match self.add_qcow2(source, &folder, snapshot.as_deref())? {
                     Some(parent) => {
-                        let below = self.parent(&parent, &folder);
-                        below.within(|| format!("{name}: backing file")).map(Some)
+                        let what = || format!("{name}: backing file");
+                        if self.add_stored(&parent, &folder).within(what)? {
+                            return Ok(None);
+                        }
+                        self.parent(&parent, &folder).within(what).map(Some)
                     }
                     None => Ok(None),
                 }
@@ -336,13 +341,18 @@ impl<'a> Assembly<'a> {
         Ok(Arc::new(source))
     }
 
+    /// Fails if no further layer is allowed.
+    fn check_depth(&self) -> Result<()> {
+        let limit = self.opener.policy.max_depth;
+        if self.layers.len() < limit {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Refused, format!("a chain of more than {limit} images")))
+    }
+
     /// Opens the backing file `parent` of an image in `folder`.
     fn parent(&self, parent: &ParentLocator, folder: &Path) -> Result<Opened> {
-        let limit = self.opener.policy.max_depth;
-        if self.layers.len() >= limit {
-            let message = format!("a chain of more than {limit} images");
-            return Err(Error::new(Kind::Refused, message));
-        }
+        self.check_depth()?;
         let (name, snapshot) = cow::parse_backing(&parent.name);
         let Admitted { source, folder, format } = self.gate.open(name, folder)?;
         let shown = || format!("\"{}\"", parent.name.display());

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::cow::parse_backing;
 use super::{Assembly, Disk, Opener, Reference};
 use crate::block::{Cache, FileSource};
-use crate::chain::{Chain, Layer};
+use crate::chain::{Chain, Layer, ParentLocator};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::objects::{BucketOptions, Folder, Location, Objects};
 use crate::store::{DiskRecord, Keyring, Snapshot, SnapshotLayer, Store};
@@ -101,6 +102,31 @@ impl Reference {
     }
 }
 
+impl Assembly<'_> {
+    /// Adds the snapshot that an image in `folder` has below it. Whether `parent` is the name of one that
+    /// may be opened.
+    ///
+    /// # Errors
+    /// As [`Opener::disk`].
+    pub(super) fn add_stored(&mut self, parent: &ParentLocator, folder: &Path) -> Result<bool> {
+        let (name, Some(snapshot)) = parse_backing(&parent.name) else { return Ok(false) };
+        // A store may be opened if this file of it may. If it is none, or may not, it is another name's turn.
+        let Ok(config) = self.gate.open(Path::new(name).join("config").as_os_str(), folder) else {
+            return Ok(false);
+        };
+        self.check_depth()?;
+        let store = self.opener.store(&config.folder)?;
+        if FileSource::open(&config.folder.join("config"))?.identity() != config.source.identity() {
+            let error = Error::new(Kind::Refused, "is not where it was a moment ago");
+            return Err(error.within(store.name()));
+        }
+        let (snapshot, disk) = store.select(&snapshot).within(|| store.name())?;
+        self.layers.push(Arc::new(SnapshotLayer::new(store, &disk)?));
+        self.stored = Some(Stored { snapshot, disk });
+        Ok(true)
+    }
+}
+
 impl Opener {
     /// The disk of a store that `reference` names, below the changes of a delta if there is one.
     pub(super) fn stored_disk(&self, delta: Option<&Path>, reference: &Reference) -> Result<Disk> {
@@ -137,7 +163,10 @@ impl Opener {
     }
 
     /// The same reference with the id of the snapshot in the place of what may mean another one tomorrow.
-    pub(super) fn pinned<'a>(&self, reference: &'a Reference) -> Result<Cow<'a, Reference>> {
+    ///
+    /// # Errors
+    /// As [`Opener::disk`].
+    pub(crate) fn pinned<'a>(&self, reference: &'a Reference) -> Result<Cow<'a, Reference>> {
         if !reference.is_stored() {
             return Ok(Cow::Borrowed(reference));
         }

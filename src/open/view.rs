@@ -401,8 +401,8 @@ impl Stage<'_> {
     /// When the disk was last changed: of a snapshot, of when it is.
     fn modified(&self) -> Time {
         match &self.disk.stored {
-            Some(stored) => stored.time(),
-            None => modified(&self.reference.path),
+            Some(stored) if self.disk.chain.is_empty() => stored.time(),
+            _ => modified(&self.reference.path),
         }
     }
 

@@ -184,6 +184,10 @@ fn above<'a>(args: &Args, disk: &'a Disk) -> Result<Option<(usize, &'a ImageInfo
     }
     match disk.chain.get(1) {
         Some(image) => Ok(Some((1, image))),
+        None if disk.stored.is_some() && !disk.chain.is_empty() => {
+            let message = "lies above a snapshot of a store, and is the layer that it holds";
+            Err(Error::new(Kind::Usage, message).within(args.what.display().to_string()))
+        }
         None => Err(Error::new(Kind::Usage, "has no backing file, so there is no layer of it")
             .within(args.what.display().to_string())
             .with_hint("without --layer, the whole disk is written")),
