@@ -10,6 +10,7 @@ mod cache;
 mod cat;
 mod commit;
 mod completions;
+mod copy;
 mod diff;
 mod info;
 pub mod ls;

@@ -14,7 +14,7 @@ use crate::store::objects::Location;
 use crate::store::{Depth, Settings, Store};
 
 /// Memory for what is read again: map pages and pages of indexes.
-const CACHE: u64 = 64 << 20;
+pub(super) const CACHE: u64 = 64 << 20;
 
 /// Options of `strata store`.
 #[derive(Debug, clap::Args)]
@@ -76,6 +76,8 @@ enum Command {
         #[command(flatten)]
         stores: StoreArgs,
     },
+    /// Copy snapshots into another store, and of them only what it lacks
+    Copy(super::copy::Args),
     /// Make indexes anew that are lost or damaged
     ///
     /// Packs tell by themselves what is in them. No pack and no snapshot is changed.
@@ -105,6 +107,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             let store = stored::damaged(at, &stores.options(), &cache)?;
             check(&store, if *read_data { Depth::Data } else { Depth::Structure }, *json)
         }
+        Command::Copy(args) => super::copy::run(args),
         Command::Repair { at, stores } => repair(&stored::damaged(at, &stores.options(), &cache)?),
     }
 }

@@ -8,7 +8,7 @@ use super::{Assembly, Disk, Opener, Reference};
 use crate::block::{Cache, FileSource};
 use crate::chain::{Chain, Layer};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::store::objects::{BucketOptions, Folder, Location, Objects};
+use crate::store::objects::{BucketOptions, Folder, Location};
 use crate::store::{DiskRecord, Snapshot, SnapshotLayer, Store};
 
 /// A disk of a snapshot, as the store tells of it.
@@ -32,19 +32,17 @@ pub struct Options {
 /// # Errors
 /// [`Kind::NotFound`] if there is none, and as [`Store::open`].
 pub fn store(location: &Location, options: &Options, cache: &Arc<Cache>) -> Result<Arc<Store>> {
-    is_there(location, Store::open(objects(location, options)?, cache)).map(Arc::new)
+    let objects = location.objects(&options.bucket)?;
+    is_there(location, Store::open(objects, cache)).map(Arc::new)
 }
 
-/// Opens a store whose indexes may be damaged.
+/// Opens a store whose indexes may be damaged, to look at what is there and not at what is kept of it.
 ///
 /// # Errors
 /// As [`Store::open_damaged`].
 pub fn damaged(location: &Location, options: &Options, cache: &Arc<Cache>) -> Result<Store> {
-    is_there(location, Store::open_damaged(objects(location, options)?, cache))
-}
-
-fn objects(location: &Location, options: &Options) -> Result<Arc<dyn Objects>> {
-    location.objects(&options.bucket)
+    let objects = location.bare_objects(&options.bucket)?;
+    is_there(location, Store::open_damaged(objects, cache))
 }
 
 /// Tells of a store that is not there as such.

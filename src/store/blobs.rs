@@ -13,7 +13,7 @@ use super::map::{FANOUT, Shape, page_ids, span};
 use super::objects::Object;
 use super::pack::Encoding;
 use crate::block::{Key, Weigh};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 thread_local! {
     static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
@@ -54,6 +54,19 @@ impl Store {
             }
         }
         Ok(false)
+    }
+
+    /// Where a blob lies; one place of perhaps several.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if no index knows.
+    pub(super) fn locate(&self, kind: BlobKind, id: &Id) -> Result<Location> {
+        for index in self.indexes.read().iter() {
+            if let Some(location) = index.find(id, kind)? {
+                return Ok(location);
+            }
+        }
+        Err(Error::from(Cause::Missing(*id)).within(self.name()))
     }
 
     /// Fills `out` with the blob `id`, which is as long.
@@ -134,8 +147,22 @@ impl Store {
         Err(failed.unwrap_or_else(|| Cause::Missing(*id).into()).within(self.name()))
     }
 
-    /// Reads, decodes and verifies.
+    /// Reads, decodes and verifies. What is wrong only between here and where it lies is read again.
     pub(super) fn fetch(&self, location: &Location, out: &mut [u8]) -> Result<()> {
+        let fetched = self.fetch_once(location, out);
+        let (at, stored) = (u64::from(location.blob.at), u64::from(location.blob.stored));
+        match fetched {
+            Err(error)
+                if error.kind() == Kind::Corrupt
+                    && self.objects.forget(Object::Pack(location.pack), at..at + stored) =>
+            {
+                self.fetch_once(location, out)
+            }
+            fetched => fetched,
+        }
+    }
+
+    fn fetch_once(&self, location: &Location, out: &mut [u8]) -> Result<()> {
         let Location { pack, blob } = location;
         let pack = Object::Pack(*pack);
         match blob.encoding {

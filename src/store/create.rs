@@ -85,9 +85,7 @@ impl Store {
     /// Those of reading the disks and of writing to the store. What was stored by then is used by the next
     /// attempt.
     pub fn create(&self, new: NewSnapshot, progress: &Progress) -> Result<Snapshot> {
-        if let Some(unknown) = self.config.features.write.first() {
-            return Err(Error::from(Cause::Feature(unknown.clone())).within(self.name()));
-        }
+        self.may_write()?;
         if new.disks.is_empty() {
             return Err(Error::new(Kind::Usage, "a snapshot without a disk"));
         }
@@ -118,6 +116,14 @@ impl Store {
         let id = Id::of_object(&bytes);
         self.objects.put(Object::Snapshot(id), &[&bytes])?;
         Ok(Snapshot { id, record })
+    }
+
+    /// Fails if writing needs what this program does not know.
+    pub(super) fn may_write(&self) -> Result<()> {
+        match self.config.features.write.first() {
+            Some(unknown) => Err(Error::from(Cause::Feature(unknown.clone())).within(self.name())),
+            None => Ok(()),
+        }
     }
 
     fn create_disk(
@@ -274,7 +280,7 @@ impl<'a> Stretch<'a> {
 }
 
 /// What all workers write to.
-struct Writer<'a> {
+pub(super) struct Writer<'a> {
     store: &'a Store,
     progress: &'a Progress,
     filling: Mutex<Filling>,
@@ -297,7 +303,7 @@ thread_local! {
 }
 
 impl<'a> Writer<'a> {
-    fn new(store: &'a Store, progress: &'a Progress) -> Self {
+    pub(super) fn new(store: &'a Store, progress: &'a Progress) -> Self {
         Self {
             store,
             progress,
@@ -310,7 +316,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Stores a blob unless the store has it, or will.
-    fn add(&self, kind: BlobKind, id: Id, plain: &[u8]) -> Result<()> {
+    pub(super) fn add(&self, kind: BlobKind, id: Id, plain: &[u8]) -> Result<()> {
         if self.store.has(kind, &id)? || !self.new.lock().insert((kind, id)) {
             return Ok(());
         }
@@ -366,12 +372,18 @@ impl<'a> Writer<'a> {
         let (bytes, blobs) = full.finish();
         let id = Id::of_object(&bytes);
         self.store.objects.put(Object::Pack(id), &[&bytes])?;
+        self.told_of(Pack { id, len: bytes.len() as u64 }, blobs, usize::MAX)
+    }
+
+    /// Has an index tell of a pack that is stored, once there are enough blobs or packs to tell of.
+    pub(super) fn told_of(&self, pack: Pack, blobs: Vec<Blob>, most_packs: usize) -> Result<()> {
         let full = {
             let mut packs = self.packs.lock();
             let number = packs.packs.len() as u32;
-            packs.packs.push(Pack { id, len: bytes.len() as u64 });
+            packs.packs.push(pack);
             packs.blobs.extend(blobs.into_iter().map(|blob| (number, blob)));
-            (packs.blobs.len() >= INDEX_FULL).then(|| std::mem::take(&mut *packs))
+            let is_full = packs.blobs.len() >= INDEX_FULL || packs.packs.len() >= most_packs;
+            is_full.then(|| std::mem::take(&mut *packs))
         };
         match full {
             Some(full) => self.put_index(full),
@@ -395,7 +407,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Sees to it that the next attempt finds what was stored before `error`.
-    fn give_up(self, error: Error) -> Error {
+    pub(super) fn give_up(self, error: Error) -> Error {
         let packs = std::mem::take(&mut *self.packs.lock());
         if !packs.packs.is_empty()
             && let Err(second) = self.put_index(packs)
@@ -411,7 +423,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Stores what is left. Blocks and bytes that were new.
-    fn finish(self) -> Result<(u64, u64)> {
+    pub(super) fn finish(self) -> Result<(u64, u64)> {
         let left = std::mem::replace(&mut *self.filling.lock(), Filling::new(self.store.number));
         if !left.is_empty() {
             self.put(left)?;

@@ -7,6 +7,7 @@
 mod blobs;
 mod cause;
 mod check;
+mod copy;
 mod create;
 mod id;
 mod index;
@@ -33,6 +34,7 @@ use objects::{Object, Objects, Sort};
 use sealed::Sealed;
 
 pub use check::{Checked, Depth, Problem, Repaired};
+pub use copy::Copied;
 pub use create::{NewDisk, NewSnapshot, Progress};
 pub use id::Id;
 pub use layer::SnapshotLayer;

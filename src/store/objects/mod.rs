@@ -1,16 +1,19 @@
 //! Where the objects of a store lie: written once, whole, never changed.
 
 mod bucket;
+mod cached;
 mod folder;
 mod location;
 
 use std::fmt;
+use std::ops::Range;
 use std::time::SystemTime;
 
 use super::id::Id;
 use crate::error::Result;
 
 pub use bucket::{Bucket, BucketOptions, Cause as BucketCause, Traffic};
+pub use cached::{Cached, PieceCache, PieceCount};
 pub use folder::Folder;
 pub use location::Location;
 
@@ -39,6 +42,16 @@ pub enum Sort {
 }
 
 impl Sort {
+    /// Whether an object is of this sort.
+    pub fn is_of(self, object: Object) -> bool {
+        match object {
+            Object::Config => false,
+            Object::Pack(_) => self == Self::Packs,
+            Object::Index(_) => self == Self::Indexes,
+            Object::Snapshot(_) => self == Self::Snapshots,
+        }
+    }
+
     /// The object of this sort that is called `id`.
     pub fn object(self, id: Id) -> Object {
         match self {
@@ -98,6 +111,12 @@ pub trait Objects: Send + Sync + fmt::Debug {
     /// # Errors
     /// The host's.
     fn remove(&self, object: Object) -> Result<()>;
+
+    /// Drops what is kept of these bytes between here and where they lie, as they are not what they should be.
+    /// Whether anything was: then reading them again may help.
+    fn forget(&self, _object: Object, _range: Range<u64>) -> bool {
+        false
+    }
 }
 
 impl fmt::Display for Object {
