@@ -55,9 +55,12 @@ pub(crate) struct StoreArgs {
     store_cache_size: u64,
 }
 
-/// Where what is read of buckets is kept.
+/// The folder of the cache where what is read of buckets is kept.
+pub(super) const PIECES: &str = "stores";
+
+/// Where that is for whoever runs this.
 pub(super) fn piece_cache_dir() -> Option<PathBuf> {
-    LayerCache::user_dir().map(|dir| dir.join("store"))
+    LayerCache::user_dir().map(|dir| dir.join(PIECES))
 }
 
 impl StoreArgs {

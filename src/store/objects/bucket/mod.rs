@@ -57,6 +57,8 @@ pub struct BucketOptions {
     pub region: Option<String>,
     /// Which profile of the AWS configuration to take credentials from.
     pub profile: Option<String>,
+    /// The file of credentials, if it is not `~/.aws/credentials`.
+    pub credentials: Option<PathBuf>,
     /// Whether the bucket is named in the path, not in the name of the host.
     pub path_style: Option<bool>,
     /// Whether plain HTTP is taken elsewhere than on this machine.
@@ -84,6 +86,7 @@ impl Default for BucketOptions {
             endpoint: None,
             region: None,
             profile: None,
+            credentials: None,
             path_style: None,
             allow_http: false,
             timeout: Self::TIMEOUT,

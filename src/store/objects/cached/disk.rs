@@ -13,6 +13,8 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::{Key, PIECE, Piece};
+use serde::Serialize;
+
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::objects::Object;
 
@@ -48,7 +50,7 @@ struct Kept {
 }
 
 /// How many pieces, and what they take.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct PieceCount {
     /// Pieces.
     pub pieces: u64,
@@ -122,7 +124,7 @@ impl PieceCache {
         let step = self.limit / 16;
         if self.written.fetch_add(piece.bytes.len() as u64, Ordering::Relaxed) > step {
             self.written.store(0, Ordering::Relaxed);
-            if let Err(error) = self.prune(self.limit - step, None) {
+            if let Err(error) = self.prune(self.limit.saturating_sub(step), None) {
                 log::debug!("{error}");
             }
         }
