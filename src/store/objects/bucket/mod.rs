@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -107,6 +107,7 @@ pub struct Bucket {
     traffic: Arc<Traffic>,
     /// The lengths of objects that a listing told of: they never change.
     lens: Mutex<HashMap<Object, u64>>,
+    is_told: AtomicBool,
 }
 
 impl Bucket {
@@ -161,6 +162,7 @@ impl Bucket {
             timeout: options.timeout,
             traffic: Arc::clone(&options.traffic),
             lens: Mutex::default(),
+            is_told: AtomicBool::new(false),
         })
     }
 
@@ -203,6 +205,13 @@ impl Bucket {
     /// Whether an object was listed, written or read, and not removed here since.
     pub(super) fn knows(&self, object: Object) -> bool {
         self.lens.lock().contains_key(&object)
+    }
+
+    /// Says, once and to who wants to know, what was asked for and what came.
+    pub(super) fn tell(&self) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            log::info!("{}: {}", self.name, self.traffic);
+        }
     }
 
     fn told_of(&self, object: Object, what: &str) -> String {
@@ -340,7 +349,7 @@ const MOST_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Drop for Bucket {
     fn drop(&mut self) {
-        log::info!("{}: {}", self.name, self.traffic);
+        self.tell();
     }
 }
 

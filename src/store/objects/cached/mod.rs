@@ -356,6 +356,13 @@ impl Cached {
     }
 }
 
+impl Drop for Cached {
+    fn drop(&mut self) {
+        // Those who fetch ahead may outlive it.
+        self.shared.bucket.tell();
+    }
+}
+
 fn read_ahead(shared: &Shared, receive: &Mutex<Receiver<Ahead>>) {
     loop {
         let next = receive.lock().recv();
