@@ -295,7 +295,7 @@ impl Store {
         let mut bytes = vec![0; usize::try_from(pack.len).unwrap_or(usize::MAX)];
         self.objects.read_at(object, 0, &mut bytes)?;
         match Id::of_object(&bytes) {
-            found if found == pack.id => to.put(object, &[&bytes]),
+            found if found == pack.id => to.put_owned(object, bytes),
             found => {
                 let error = Error::from(super::cause::Cause::Name(found));
                 Err(error.within(format!("{}: {object}", self.name())))

@@ -32,7 +32,10 @@ use crate::error::{Error, Kind, Result, ResultExt};
 /// held in memory.
 const INDEX_FULL: usize = 1 << 18;
 
-/// Threads at most.
+/// Threads more where packs are long on their way.
+const SENDERS: usize = 2;
+
+/// Threads at most: each may hold a pack.
 const MOST_WORKERS: usize = 8;
 
 /// What a snapshot is made of.
@@ -166,7 +169,9 @@ impl Store {
                 }
             }
         };
-        let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        // While one sends a pack, another goes on.
+        let senders = if self.objects.is_far() { SENDERS } else { 0 };
+        let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get) + senders;
         thread::scope(|scope| {
             for _ in 1..workers.min(MOST_WORKERS).min(leaves as usize) {
                 scope.spawn(work);
@@ -371,8 +376,9 @@ impl<'a> Writer<'a> {
     fn put(&self, full: Filling) -> Result<()> {
         let (bytes, blobs) = full.finish();
         let id = Id::of_object(&bytes);
-        self.store.objects.put(Object::Pack(id), &[&bytes])?;
-        self.told_of(Pack { id, len: bytes.len() as u64 }, blobs, usize::MAX)
+        let len = bytes.len() as u64;
+        self.store.objects.put_owned(Object::Pack(id), bytes)?;
+        self.told_of(Pack { id, len }, blobs, usize::MAX)
     }
 
     /// Has an index tell of a pack that is stored, once there are enough blobs or packs to tell of.

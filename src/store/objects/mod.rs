@@ -100,6 +100,19 @@ pub trait Objects: Send + Sync + fmt::Debug {
     /// [`Kind::NoSpace`](crate::error::Kind::NoSpace), and the host's: nothing of it is left then.
     fn put(&self, object: Object, parts: &[&[u8]]) -> Result<()>;
 
+    /// The same of bytes that nobody needs any more: a place that would have to copy them takes them.
+    ///
+    /// # Errors
+    /// As [`Objects::put`].
+    fn put_owned(&self, object: Object, bytes: Vec<u8>) -> Result<()> {
+        self.put(object, &[&bytes])
+    }
+
+    /// Whether an object is so long on its way that a thread that puts one is no thread at work.
+    fn is_far(&self) -> bool {
+        false
+    }
+
     /// All objects of a sort, in no order.
     ///
     /// # Errors

@@ -382,7 +382,10 @@ impl Objects for Bucket {
     }
 
     fn put(&self, object: Object, parts: &[&[u8]]) -> Result<()> {
-        let bytes = parts.concat();
+        self.put_owned(object, parts.concat())
+    }
+
+    fn put_owned(&self, object: Object, bytes: Vec<u8>) -> Result<()> {
         let len = bytes.len();
         let put = if len > ONE_PUT {
             self.put_parts(object, &bytes)
@@ -394,6 +397,10 @@ impl Objects for Bucket {
         put.map_err(Error::from).within(|| self.told_of(object, "put"))?;
         self.lens.lock().insert(object, len as u64);
         Ok(())
+    }
+
+    fn is_far(&self) -> bool {
+        true
     }
 
     fn list(&self, sort: Sort) -> Result<Vec<Listed>> {

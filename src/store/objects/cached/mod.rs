@@ -432,6 +432,17 @@ impl Objects for Cached {
         Ok(())
     }
 
+    fn put_owned(&self, object: Object, bytes: Vec<u8>) -> Result<()> {
+        match object {
+            Object::Pack(_) => self.shared.bucket.put_owned(object, bytes),
+            _ => self.put(object, &[&bytes]),
+        }
+    }
+
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn list(&self, sort: Sort) -> Result<Vec<Listed>> {
         let listed = self.shared.bucket.list(sort)?;
         let objects: Vec<Object> = listed.iter().map(|listed| sort.object(listed.id)).collect();
