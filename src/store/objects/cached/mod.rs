@@ -203,11 +203,14 @@ impl Shared {
             while left < end
                 && let Some(piece) = disk.find(Key(object, left))
             {
-                let ends = piece.object_len <= (left + 1) * PIECE;
+                let len = piece.object_len;
                 self.land(Key(object, left), flight(left), Ok(Arc::new(piece)));
                 left += 1;
-                if ends {
-                    break;
+                // Nothing is behind its end.
+                while left < end && len <= left * PIECE {
+                    let behind = Err(BucketCause::Ends { len, end: (left + 1) * PIECE }.into());
+                    self.land(Key(object, left), flight(left), behind);
+                    left += 1;
                 }
             }
         }
