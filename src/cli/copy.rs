@@ -16,12 +16,6 @@ use crate::store::objects::Location;
 use crate::store::{Copied, Progress, Snapshot};
 
 /// Options of `strata store copy`.
-///
-/// All snapshots are copied, or those of some series, or some; those that are there already are left. A copy that
-/// was interrupted goes on where it was when it is started again. TO is made if there is no store yet: then it is of the
-/// same kind, and most of what it needs goes there without being unpacked.
-///
-/// Where blocks are as large in both stores, a snapshot has the same id in both.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example: strata store copy /srv/snapshots s3://bucket/snapshots --series web01"

@@ -77,6 +77,12 @@ enum Command {
         stores: StoreArgs,
     },
     /// Copy snapshots into another store, and of them only what it lacks
+    ///
+    /// All snapshots are copied, or those of some series, or some; those that are there already are left. A copy that
+    /// was interrupted goes on where it was when it is started again. TO is made if there is no store yet: then it is of
+    /// the same kind, and most of what it needs goes there without being unpacked.
+    ///
+    /// Where blocks are as large in both stores, a snapshot has the same id in both.
     Copy(super::copy::Args),
     /// Make indexes anew that are lost or damaged
     ///
