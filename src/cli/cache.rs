@@ -1,4 +1,4 @@
-//! `strata cache`: what is kept of layered images, and giving its room back.
+//! `strata cache`: what is kept of layered images and of stores in buckets, and giving its room back.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime};
@@ -7,9 +7,10 @@ use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo};
 use serde::Serialize;
 
-use super::{Outcome, output, parse_size, stdout, text};
+use super::{Outcome, output, parse_size, stdout, stores, text};
 use crate::error::{Error, Kind, Result};
 use crate::oci::cache::{Kept, LayerCache, Part};
+use crate::store::objects::{PieceCache, PieceCount};
 use crate::tree::Time;
 
 /// Options of `strata cache`.
@@ -30,6 +31,7 @@ enum Command {
     },
     /// Remove what was used longest ago, or all of it
     ///
+    /// What is kept of stores in buckets goes first: it is fetched again piece by piece.
     /// What is mounted goes on working: its files vanish when it is unmounted.
     Prune {
         /// Leave as much as this
@@ -60,13 +62,21 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         Command::Prune { max_size, unused_for } => {
             // An age alone leaves what is younger, however much that is.
             let most = max_size.unwrap_or(if unused_for.is_some() { u64::MAX } else { 0 });
+            let layers: u64 = cache.list()?.iter().map(|kept| kept.size).sum();
+            let pieces = pieces(&cache)?.prune(most.saturating_sub(layers), unused_for)?;
             let pruned = cache.prune(most, unused_for)?;
-            let files = text::count(pruned.files, "file", "files");
+            let files = text::count(pruned.files + pieces.pieces, "file", "files");
+            let bytes = text::size(pruned.bytes + pieces.bytes);
             let mut out = stdout()?;
-            output(writeln!(out, "{files} removed, {}", text::size(pruned.bytes)))?;
+            output(writeln!(out, "{files} removed, {bytes}"))?;
             Ok(Outcome::Done)
         }
     }
+}
+
+/// What is kept of stores in buckets.
+fn pieces(cache: &LayerCache) -> Result<PieceCache> {
+    PieceCache::open(&cache.dir().join(stores::PIECES), u64::MAX)
 }
 
 /// What `--json` prints; `docs/json.md` describes it.
@@ -75,6 +85,7 @@ struct Report<'a> {
     dir: String,
     size: u64,
     kept: Vec<Row<'a>>,
+    stores: PieceCount,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,6 +98,7 @@ struct Row<'a> {
 
 fn info(cache: &LayerCache, json: bool) -> Result<Outcome> {
     let kept = cache.list()?;
+    let pieces = pieces(cache)?.count()?;
     let size = kept.iter().map(|kept| kept.size).sum();
     let mut out = stdout()?;
     if json {
@@ -97,7 +109,9 @@ fn info(cache: &LayerCache, json: bool) -> Result<Outcome> {
             size: it.size,
             used: row(it),
         });
-        let report = Report { dir: cache.dir().display().to_string(), size, kept: rows.collect() };
+        let dir = cache.dir().display().to_string();
+        let report =
+            Report { dir, size: size + pieces.bytes, kept: rows.collect(), stores: pieces };
         let mut json = serde_json::to_vec_pretty(&report)
             .map_err(|error| Error::caused_by(Kind::Io, error))?;
         json.push(b'\n');
@@ -120,6 +134,10 @@ fn info(cache: &LayerCache, json: bool) -> Result<Outcome> {
     let count = |part| kept.iter().filter(|kept| kept.part == part).count() as u64;
     let layers = text::count(count(Part::Index), "layer", "layers");
     told.push_str(&format!("{} of {layers} in {}\n", text::size(size), cache.dir().display()));
+    if pieces.pieces > 0 {
+        let count = text::count(pieces.pieces, "piece", "pieces");
+        told.push_str(&format!("{} in {count} of stores in buckets\n", text::size(pieces.bytes)));
+    }
     output(out.write_all(told.as_bytes()).and_then(|()| out.flush()))?;
     Ok(Outcome::Done)
 }

@@ -22,6 +22,7 @@ pub mod restore;
 mod rollback;
 mod snapshot;
 mod store;
+mod store_copy;
 mod stores;
 mod text;
 mod unmount;

@@ -16,7 +16,7 @@ use crate::store::objects::Location;
 use crate::store::{Collect, Depth, Settings, Store};
 
 /// Memory for what is read again: map pages and pages of indexes.
-const CACHE: u64 = 64 << 20;
+pub(super) const CACHE: u64 = 64 << 20;
 
 /// Options of `strata store`.
 #[derive(Debug, clap::Args)]
@@ -107,6 +107,14 @@ enum Command {
         #[command(flatten)]
         stores: StoreArgs,
     },
+    /// Copy snapshots into another store, and of them only what it lacks
+    ///
+    /// All snapshots are copied, or those of some series, or some; those that are there already are left. A copy that
+    /// was interrupted goes on where it was when it is started again. TO is made if there is no store yet: then it is of
+    /// the same kind, and most of what it needs goes there without being unpacked.
+    ///
+    /// Where blocks are as large in both stores, a snapshot has the same id in both.
+    Copy(super::store_copy::Args),
     /// Make indexes anew that are lost or damaged
     ///
     /// Packs tell by themselves what is in them. No pack and no snapshot is changed.
@@ -144,6 +152,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             let how = Collect { grace, unused: *unused, dry_run: *dry_run };
             collect(&*stored::store(at, &stores.options(), &cache)?, &how, *json)
         }
+        Command::Copy(args) => super::store_copy::run(args),
         Command::Repair { at, stores } => repair(&stored::damaged(at, &stores.options(), &cache)?),
     }
 }

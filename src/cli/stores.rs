@@ -1,11 +1,14 @@
 //! How a store is named on the command line, and reached.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use super::parse_size;
+use crate::oci::cache::LayerCache;
 use crate::open::stored;
 use crate::store::objects::{BucketOptions, Location};
 
@@ -46,6 +49,18 @@ pub(crate) struct StoreArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = BucketOptions::TIMEOUT.as_secs())]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     request_timeout: u64,
+
+    /// What is read of a bucket may take so much in the cache folder; 0 keeps nothing there
+    #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = parse_size)]
+    store_cache_size: u64,
+}
+
+/// The folder of the cache where what is read of buckets is kept.
+pub(super) const PIECES: &str = "stores";
+
+/// Where that is for whoever runs this.
+pub(super) fn piece_cache_dir() -> Option<PathBuf> {
+    LayerCache::user_dir().map(|dir| dir.join(PIECES))
 }
 
 impl StoreArgs {
@@ -59,15 +74,38 @@ impl StoreArgs {
                 path_style: self.path_style,
                 allow_http: self.allow_http,
                 timeout: Duration::from_secs(self.request_timeout),
+                cache_dir: piece_cache_dir().filter(|_| self.store_cache_size > 0),
+                cache_limit: self.store_cache_size,
                 ..BucketOptions::default()
             },
             keyring: std::sync::Arc::default(),
         }
     }
 
+    /// The same for another store, which may lie elsewhere.
+    pub(crate) fn elsewhere(
+        &self,
+        endpoint: Option<&String>,
+        region: Option<&String>,
+        profile: Option<&String>,
+    ) -> stored::Options {
+        let or =
+            |one: Option<&String>, other: &Option<String>| one.cloned().or_else(|| other.clone());
+        let there = Self {
+            endpoint: or(endpoint, &self.endpoint),
+            region: or(region, &self.region),
+            profile: or(profile, &self.profile),
+            ..self.clone()
+        };
+        there.options()
+    }
+
     /// The same options for another process of ours.
     pub(super) fn arguments(&self) -> Vec<OsString> {
-        let mut arguments = vec![format!("--request-timeout={}", self.request_timeout).into()];
+        let mut arguments = vec![
+            format!("--request-timeout={}", self.request_timeout).into(),
+            format!("--store-cache-size={}", self.store_cache_size).into(),
+        ];
         let texts =
             [("endpoint", &self.endpoint), ("region", &self.region), ("profile", &self.profile)];
         for (name, value) in texts {

@@ -13,7 +13,7 @@ use super::{Assembly, Disk, Opener, Reference};
 use crate::block::{Cache, FileSource};
 use crate::chain::{Chain, Layer, ParentLocator};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::store::objects::{BucketOptions, Folder, Location, Objects};
+use crate::store::objects::{BucketOptions, Folder, Location};
 use crate::store::{DiskRecord, Keyring, Snapshot, SnapshotLayer, Store};
 use crate::tree::Time;
 
@@ -57,20 +57,17 @@ fn time_of(time: Timestamp) -> Time {
 /// # Errors
 /// [`Kind::NotFound`] if there is none, and as [`Store::open`].
 pub fn store(location: &Location, options: &Options, cache: &Arc<Cache>) -> Result<Arc<Store>> {
-    is_there(location, Store::open(objects(location, options)?, cache, &options.keyring))
-        .map(Arc::new)
+    let objects = location.objects(&options.bucket)?;
+    is_there(location, Store::open(objects, cache, &options.keyring)).map(Arc::new)
 }
 
-/// Opens a store whose indexes may be damaged.
+/// Opens a store whose indexes may be damaged, to look at what is there and not at what is kept of it.
 ///
 /// # Errors
 /// As [`Store::open_damaged`].
 pub fn damaged(location: &Location, options: &Options, cache: &Arc<Cache>) -> Result<Store> {
-    is_there(location, Store::open_damaged(objects(location, options)?, cache, &options.keyring))
-}
-
-fn objects(location: &Location, options: &Options) -> Result<Arc<dyn Objects>> {
-    location.objects(&options.bucket)
+    let objects = location.bare_objects(&options.bucket)?;
+    is_there(location, Store::open_damaged(objects, cache, &options.keyring))
 }
 
 /// Tells of a store that is not there as such.

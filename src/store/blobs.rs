@@ -78,6 +78,19 @@ impl Store {
         Ok(false)
     }
 
+    /// Where a blob lies; one place of perhaps several.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if no index knows.
+    pub(super) fn locate(&self, kind: BlobKind, id: &Id) -> Result<Location> {
+        for index in self.indexes.read().iter() {
+            if let Some(location) = index.find(id, kind)? {
+                return Ok(location);
+            }
+        }
+        Err(Error::from(Cause::Missing(*id)).within(self.name()))
+    }
+
     /// Fills `out` with the blob `id`, which is as long.
     ///
     /// # Errors
@@ -178,8 +191,22 @@ impl Store {
         Err(failed.within(self.name()))
     }
 
-    /// Reads, decodes and verifies.
+    /// Reads, decodes and verifies. What is wrong only between here and where it lies is read again.
     pub(super) fn fetch(&self, location: &Location, out: &mut [u8]) -> Result<()> {
+        let fetched = self.fetch_once(location, out);
+        let (at, stored) = (u64::from(location.blob.at), u64::from(location.blob.stored));
+        match fetched {
+            Err(error)
+                if error.kind() == Kind::Corrupt
+                    && self.objects.forget(Object::Pack(location.pack), at..at + stored) =>
+            {
+                self.fetch_once(location, out)
+            }
+            fetched => fetched,
+        }
+    }
+
+    fn fetch_once(&self, location: &Location, out: &mut [u8]) -> Result<()> {
         let Location { pack, blob, .. } = location;
         let pack = Object::Pack(*pack);
         match blob.encoding {

@@ -35,6 +35,9 @@ use crate::error::{Error, Kind, Result, ResultExt};
 /// held in memory.
 const INDEX_FULL: usize = 1 << 18;
 
+/// Threads more where packs are long on their way.
+const SENDERS: usize = 2;
+
 /// What a snapshot is made of.
 #[derive(Debug)]
 pub struct NewSnapshot {
@@ -87,9 +90,7 @@ impl Store {
     /// Those of reading the disks and of writing to the store. What was stored by then is used by the next
     /// attempt.
     pub fn create(&self, mut new: NewSnapshot, progress: &Progress) -> Result<Snapshot> {
-        if let Some(unknown) = self.config.features.write.first() {
-            return Err(Error::from(Cause::Feature(unknown.clone())).within(self.name()));
-        }
+        self.may_write()?;
         if new.disks.is_empty() {
             return Err(Error::new(Kind::Usage, "a snapshot without a disk"));
         }
@@ -157,6 +158,14 @@ impl Store {
         Ok((lease, is_sound))
     }
 
+    /// Fails if writing needs what this program does not know.
+    pub(super) fn may_write(&self) -> Result<()> {
+        match self.config.features.write.first() {
+            Some(unknown) => Err(Error::from(Cause::Feature(unknown.clone())).within(self.name())),
+            None => Ok(()),
+        }
+    }
+
     fn create_disk(
         &self,
         disk: &NewDisk,
@@ -211,7 +220,9 @@ impl Store {
                 }
             }
         };
-        let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        // While one sends a pack, another goes on.
+        let senders = if self.objects.is_far() { SENDERS } else { 0 };
+        let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get) + senders;
         thread::scope(|scope| {
             for _ in 1..workers.min(MOST_WORKERS).min(leaves as usize) {
                 scope.spawn(work);
@@ -374,7 +385,7 @@ impl<'a> Stretch<'a> {
 }
 
 /// What all workers write to.
-struct Writer<'a> {
+pub(super) struct Writer<'a> {
     store: &'a Store,
     progress: &'a Progress,
     filling: Mutex<Filling>,
@@ -404,7 +415,7 @@ impl Store {
 }
 
 impl<'a> Writer<'a> {
-    fn new(store: &'a Store, progress: &'a Progress) -> Result<Self> {
+    pub(super) fn new(store: &'a Store, progress: &'a Progress) -> Result<Self> {
         Ok(Self {
             store,
             progress,
@@ -417,7 +428,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Stores a blob unless the store has it, or will.
-    fn add(&self, kind: BlobKind, id: Id, plain: &[u8]) -> Result<()> {
+    pub(super) fn add(&self, kind: BlobKind, id: Id, plain: &[u8]) -> Result<()> {
         if self.store.has(kind, &id)? || !self.new.lock().insert((kind, id)) {
             return Ok(());
         }
@@ -472,13 +483,19 @@ impl<'a> Writer<'a> {
     /// Stores a pack, and an index once there is enough to tell of.
     fn put(&self, full: Filling) -> Result<()> {
         let (pack, bytes, blobs) = full.finish();
-        self.store.objects.put(Object::Pack(pack.id), &[&bytes])?;
+        self.store.objects.put_owned(Object::Pack(pack.id), bytes)?;
+        self.told_of(pack, blobs, usize::MAX)
+    }
+
+    /// Has an index tell of a pack that is stored, once there are enough blobs or packs to tell of.
+    pub(super) fn told_of(&self, pack: Pack, blobs: Vec<Blob>, most_packs: usize) -> Result<()> {
         let full = {
             let mut packs = self.packs.lock();
             let number = packs.packs.len() as u32;
             packs.packs.push(pack);
             packs.blobs.extend(blobs.into_iter().map(|blob| (number, blob)));
-            (packs.blobs.len() >= INDEX_FULL).then(|| std::mem::take(&mut *packs))
+            let is_full = packs.blobs.len() >= INDEX_FULL || packs.packs.len() >= most_packs;
+            is_full.then(|| std::mem::take(&mut *packs))
         };
         match full {
             Some(full) => self.put_index(full),
@@ -502,7 +519,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Sees to it that the next attempt finds what was stored before `error`.
-    fn give_up(self, error: Error) -> Error {
+    pub(super) fn give_up(self, error: Error) -> Error {
         let packs = std::mem::take(&mut *self.packs.lock());
         if !packs.packs.is_empty()
             && let Err(second) = self.put_index(packs)
@@ -518,7 +535,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Stores what is left. Blocks and bytes that were new.
-    fn finish(self) -> Result<(u64, u64)> {
+    pub(super) fn finish(self) -> Result<(u64, u64)> {
         let left = std::mem::replace(&mut *self.filling.lock(), self.store.new_pack()?);
         if !left.is_empty() {
             self.put(left)?;

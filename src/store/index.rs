@@ -278,6 +278,13 @@ impl Index {
         self.cache.get_or_load(Key(self.pages, number), || {
             let mut page = vec![0; PAGE].into_boxed_slice();
             self.read_pages(number, &mut page)?;
+            let at = self.first_page + number * PAGE as u64;
+            // What is wrong only between here and where it lies is read again.
+            if entries(&page, number).is_err()
+                && self.objects.forget(Object::Index(self.id), at..at + PAGE as u64)
+            {
+                self.read_pages(number, &mut page)?;
+            }
             entries(&page, number)?;
             Ok(Unit(page))
         })

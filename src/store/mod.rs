@@ -10,6 +10,7 @@ mod check;
 mod collect;
 mod compare;
 mod condemned;
+mod copy;
 mod create;
 mod id;
 mod index;
@@ -45,6 +46,7 @@ use sealed::Sealed;
 
 pub use check::{Checked, Depth, Problem, Repaired};
 pub use collect::{Collect, Collected};
+pub use copy::Copied;
 pub use create::{NewDisk, NewSnapshot, Progress};
 pub use id::Id;
 pub use keys::Keyring;

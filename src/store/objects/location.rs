@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Bucket, BucketOptions, Folder, Objects};
+use super::{Bucket, BucketOptions, Cached, Folder, Objects, PieceCache};
 use crate::error::{Error, Kind, Result};
 
 /// What the name of a bucket begins with.
@@ -70,6 +70,24 @@ impl Location {
     /// # Errors
     /// [`Kind::Usage`] for options that cannot be.
     pub fn objects(&self, options: &BucketOptions) -> Result<Arc<dyn Objects>> {
+        Ok(match self {
+            Self::Folder(dir) => Arc::new(Folder::new(dir)),
+            Self::Bucket { name, prefix } => {
+                let bucket = Bucket::new(name, prefix, options)?;
+                let disk = options.cache_dir.as_deref().and_then(|dir| {
+                    let opened = PieceCache::open(dir, options.cache_limit);
+                    opened.map_err(|error| log::warn!("{error}: what is read is not kept")).ok()
+                });
+                Arc::new(Cached::new(bucket, disk))
+            }
+        })
+    }
+
+    /// The same with nothing between it and whoever reads, to look for damage.
+    ///
+    /// # Errors
+    /// As [`Location::objects`].
+    pub fn bare_objects(&self, options: &BucketOptions) -> Result<Arc<dyn Objects>> {
         Ok(match self {
             Self::Folder(dir) => Arc::new(Folder::new(dir)),
             Self::Bucket { name, prefix } => Arc::new(Bucket::new(name, prefix, options)?),

@@ -1,16 +1,19 @@
 //! Where the objects of a store lie: written once, whole, never changed.
 
 mod bucket;
+mod cached;
 mod folder;
 mod location;
 
 use std::fmt;
+use std::ops::Range;
 use std::time::SystemTime;
 
 use super::id::Id;
 use crate::error::Result;
 
 pub use bucket::{Bucket, BucketOptions, Cause as BucketCause, Traffic};
+pub use cached::{Cached, PieceCache, PieceCount};
 pub use folder::Folder;
 pub use location::Location;
 
@@ -53,6 +56,18 @@ impl Sort {
 }
 
 impl Sort {
+    /// Whether an object is of this sort.
+    pub fn is_of(self, object: Object) -> bool {
+        match object {
+            Object::Config => false,
+            Object::Pack(_) => self == Self::Packs,
+            Object::Index(_) => self == Self::Indexes,
+            Object::Snapshot(_) => self == Self::Snapshots,
+            Object::Lease(_) => self == Self::Leases,
+            Object::Condemned(_) => self == Self::Condemned,
+        }
+    }
+
     /// The object of this sort that is called `id`.
     pub fn object(self, id: Id) -> Object {
         match self {
@@ -103,6 +118,19 @@ pub trait Objects: Send + Sync + fmt::Debug {
     /// [`Kind::NoSpace`](crate::error::Kind::NoSpace), and the host's: nothing of it is left then.
     fn put(&self, object: Object, parts: &[&[u8]]) -> Result<()>;
 
+    /// The same of bytes that nobody needs any more: a place that would have to copy them takes them.
+    ///
+    /// # Errors
+    /// As [`Objects::put`].
+    fn put_owned(&self, object: Object, bytes: Vec<u8>) -> Result<()> {
+        self.put(object, &[&bytes])
+    }
+
+    /// Whether an object is so long on its way that a thread that puts one is no thread at work.
+    fn is_far(&self) -> bool {
+        false
+    }
+
     /// All objects of a sort, in no order.
     ///
     /// # Errors
@@ -121,6 +149,11 @@ pub trait Objects: Send + Sync + fmt::Debug {
     /// # Errors
     /// The host's.
     fn clear_unfinished(&self, then: SystemTime) -> Result<u64>;
+    /// Drops what is kept of these bytes between here and where they lie, as they are not what they should be.
+    /// Whether anything was: then reading them again may help.
+    fn forget(&self, _object: Object, _range: Range<u64>) -> bool {
+        false
+    }
 }
 
 impl fmt::Display for Object {

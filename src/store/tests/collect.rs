@@ -168,10 +168,15 @@ fn a_collection_at_any_moment_of_a_writer() {
 
 #[test]
 fn a_writer_at_any_moment_of_a_collection() {
+    a_writer_of(&[4, 3, 2, 10, 1]);
+    // What is just being removed comes again.
+    a_writer_of(&[1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+fn a_writer_of(seeds: &'static [u64]) {
     let mut at = 0;
     loop {
         let (place, kept) = half_removed();
-        let seeds = [4, 3, 2, 10, 1];
         let path = place.path();
         let parent = kept.clone();
         let made = Arc::new(parking_lot::Mutex::new(None));
@@ -180,13 +185,13 @@ fn a_writer_at_any_moment_of_a_collection() {
             let store =
                 Store::open(Arc::new(Folder::new(&path)), &Cache::new(0), &Keyring::default())
                     .unwrap();
-            let new = new("web", 3, &disk(&seeds), Some(&parent));
+            let new = new("web", 3, &disk(seeds), Some(&parent));
             *makes.lock() = Some(store.create(new, &Progress::default()).unwrap());
         }));
         watched::open(&watched).unwrap().collect(&NOW, &|| {}).unwrap();
         let Some(made) = made.lock().take() else { break };
         for _ in 0..2 {
-            holds(&place.again().unwrap(), &made, &seeds);
+            holds(&place.again().unwrap(), &made, seeds);
             holds(&place.again().unwrap(), &kept, &[1, 9]);
             collect(&place.again().unwrap());
         }

@@ -10,13 +10,16 @@ mod transport;
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::{MultipartStore, PartId};
@@ -54,12 +57,18 @@ pub struct BucketOptions {
     pub region: Option<String>,
     /// Which profile of the AWS configuration to take credentials from.
     pub profile: Option<String>,
+    /// The file of credentials, if it is not `~/.aws/credentials`.
+    pub credentials: Option<PathBuf>,
     /// Whether the bucket is named in the path, not in the name of the host.
     pub path_style: Option<bool>,
     /// Whether plain HTTP is taken elsewhere than on this machine.
     pub allow_http: bool,
     /// How long one operation is tried.
     pub timeout: Duration,
+    /// The folder where what was read is kept; nowhere, if `None`.
+    pub cache_dir: Option<PathBuf>,
+    /// Bytes that may be kept there.
+    pub cache_limit: u64,
     /// What was asked for and came.
     pub traffic: Arc<Traffic>,
 }
@@ -67,6 +76,8 @@ pub struct BucketOptions {
 impl BucketOptions {
     /// How long one operation is tried, if nobody says otherwise.
     pub const TIMEOUT: Duration = Duration::from_secs(60);
+    /// Bytes that are kept, if nobody says otherwise.
+    pub const CACHE_LIMIT: u64 = 8 << 30;
 }
 
 impl Default for BucketOptions {
@@ -75,9 +86,12 @@ impl Default for BucketOptions {
             endpoint: None,
             region: None,
             profile: None,
+            credentials: None,
             path_style: None,
             allow_http: false,
             timeout: Self::TIMEOUT,
+            cache_dir: None,
+            cache_limit: Self::CACHE_LIMIT,
             traffic: Arc::default(),
         }
     }
@@ -93,6 +107,7 @@ pub struct Bucket {
     traffic: Arc<Traffic>,
     /// The lengths of objects that a listing told of: they never change.
     lens: Mutex<HashMap<Object, u64>>,
+    is_told: AtomicBool,
 }
 
 impl Bucket {
@@ -147,6 +162,7 @@ impl Bucket {
             timeout: options.timeout,
             traffic: Arc::clone(&options.traffic),
             lens: Mutex::default(),
+            is_told: AtomicBool::new(false),
         })
     }
 
@@ -165,28 +181,45 @@ impl Bucket {
         Ok(bucket)
     }
 
-    /// The whole of an object of at most `most` bytes, by one request.
+    /// The length of an object, and what of it lies in `range`.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if it is not there, [`Kind::Corrupt`] if it is longer, and the server's.
-    pub(super) fn whole(&self, object: Object, most: u64) -> Result<Vec<u8>> {
-        self.on(object, "get", || {
-            let range = Some(GetRange::Bounded(0..most + 1));
-            let options = GetOptions { range, ..GetOptions::default() };
-            let bytes = self.try_again(object, async |path| {
-                self.s3.get_opts(path, options.clone()).await?.bytes().await
-            })?;
-            Ok(bytes.to_vec())
-        })
+    /// [`Kind::NotFound`] if it is not there, [`Kind::Corrupt`] if it ends before the range, and the server's.
+    pub(super) fn read_up_to(&self, object: Object, range: Range<u64>) -> Result<(u64, Bytes)> {
+        let end = range.end;
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let got = self.try_again(object, async |path| {
+            let got = self.s3.get_opts(path, options.clone()).await?;
+            Ok((got.meta.size, got.bytes().await?))
+        });
+        let got = got.or_else(|cause| match cause {
+            // Nothing of the range is there.
+            Cause::Status { status: 416, .. } => Err(Cause::Ends { len: self.head(object)?, end }),
+            cause => Err(cause),
+        });
+        let got = got.map_err(Error::from).within(|| self.told_of(object, "get"))?;
+        self.lens.lock().insert(object, got.0);
+        Ok(got)
+    }
+
+    /// Whether an object was listed, written or read, and not removed here since.
+    pub(super) fn knows(&self, object: Object) -> bool {
+        self.lens.lock().contains_key(&object)
+    }
+
+    /// Says, once and to who wants to know, what was asked for and what came.
+    pub(super) fn tell(&self) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            log::info!("{}: {}", self.name, self.traffic);
+        }
+    }
+
+    fn told_of(&self, object: Object, what: &str) -> String {
+        format!("{}/{object}: {what}", self.name)
     }
 
     fn path(&self, object: Object) -> Result<Path, object_store::Error> {
         Ok(Path::parse(format!("{}{object}", self.prefix))?)
-    }
-
-    /// Tells which object it was, and what was done to it.
-    fn on<T>(&self, object: Object, what: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
-        run().within(|| format!("{}/{object}: {what}", self.name))
     }
 
     /// Runs what asks for an object.
@@ -316,7 +349,7 @@ const MOST_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Drop for Bucket {
     fn drop(&mut self) {
-        log::info!("{}: {}", self.name, self.traffic);
+        self.tell();
     }
 }
 
@@ -329,7 +362,8 @@ impl Objects for Bucket {
         if let Some(&len) = self.lens.lock().get(&object) {
             return Ok(len);
         }
-        let len = self.on(object, "head", || Ok(self.head(object)?))?;
+        let len = self.head(object).map_err(Error::from);
+        let len = len.within(|| self.told_of(object, "head"))?;
         self.lens.lock().insert(object, len);
         Ok(len)
     }
@@ -338,44 +372,35 @@ impl Objects for Bucket {
         if buf.is_empty() {
             return Ok(());
         }
-        self.on(object, "get", || {
-            let end = offset.saturating_add(buf.len() as u64);
-            let options =
-                GetOptions { range: Some(GetRange::Bounded(offset..end)), ..GetOptions::default() };
-            let got = self.try_again(object, async |path| {
-                let got = self.s3.get_opts(path, options.clone()).await?;
-                Ok((got.meta.size, got.bytes().await?))
-            });
-            let (len, bytes) = match got {
-                // Nothing of the range is there.
-                Err(Cause::Status { status: 416, .. }) => {
-                    return Err(Cause::Ends { len: self.len(object)?, end }.into());
-                }
-                got => got?,
-            };
-            if bytes.len() != buf.len() {
-                return Err(Cause::Ends { len, end }.into());
-            }
-            buf.copy_from_slice(&bytes);
-            Ok(())
-        })
+        let end = offset.saturating_add(buf.len() as u64);
+        let (len, bytes) = self.read_up_to(object, offset..end)?;
+        if bytes.len() != buf.len() {
+            return Err(Error::from(Cause::Ends { len, end }).within(self.told_of(object, "get")));
+        }
+        buf.copy_from_slice(&bytes);
+        Ok(())
     }
 
     fn put(&self, object: Object, parts: &[&[u8]]) -> Result<()> {
-        let bytes = parts.concat();
+        self.put_owned(object, parts.concat())
+    }
+
+    fn put_owned(&self, object: Object, bytes: Vec<u8>) -> Result<()> {
         let len = bytes.len();
-        self.on(object, "put", || {
-            if len > ONE_PUT {
-                self.put_parts(object, &bytes)?;
-            } else {
-                let payload = PutPayload::from(bytes);
-                let put = async |path: &Path| self.s3.put(path, payload.clone()).await;
-                self.try_again(object, put)?;
-            }
-            Ok(())
-        })?;
+        let put = if len > ONE_PUT {
+            self.put_parts(object, &bytes)
+        } else {
+            let payload = PutPayload::from(bytes);
+            let put = async |path: &Path| self.s3.put(path, payload.clone()).await;
+            self.try_again(object, put).map(drop)
+        };
+        put.map_err(Error::from).within(|| self.told_of(object, "put"))?;
         self.lens.lock().insert(object, len as u64);
         Ok(())
+    }
+
+    fn is_far(&self) -> bool {
+        true
     }
 
     fn list(&self, sort: Sort) -> Result<Vec<Listed>> {
@@ -407,18 +432,18 @@ impl Objects for Bucket {
             }
         }
         let mut lens = self.lens.lock();
+        // What is not listed any more is not there.
+        lens.retain(|object, _| !sort.is_of(*object));
         lens.extend(listed.iter().map(|listed| (sort.object(listed.id), listed.len)));
         Ok(listed)
     }
 
     fn remove(&self, object: Object) -> Result<()> {
         self.lens.lock().remove(&object);
-        let removed = self.on(object, "delete", || {
-            Ok(self.try_again(object, async |path| self.s3.delete(path).await)?)
-        });
+        let removed = self.try_again(object, async |path| self.s3.delete(path).await);
         match removed {
-            Err(error) if error.kind() == Kind::NotFound => Ok(()),
-            removed => removed,
+            Ok(()) | Err(Cause::Status { status: 404, .. }) => Ok(()),
+            Err(cause) => Err(Error::from(cause).within(self.told_of(object, "delete"))),
         }
     }
 

@@ -43,7 +43,11 @@ impl Settings {
             .any(|name| variable(name).is_some());
         let profile = named.clone().or_else(|| variable("AWS_PROFILE"));
         let profile = profile.unwrap_or_else(|| "default".to_owned());
-        let credentials = file("AWS_SHARED_CREDENTIALS_FILE", "credentials").unwrap_or_default();
+        let credentials = match &options.credentials {
+            Some(path) => std::fs::read_to_string(path).ok(),
+            None => file("AWS_SHARED_CREDENTIALS_FILE", "credentials"),
+        };
+        let credentials = credentials.unwrap_or_default();
         let config = file("AWS_CONFIG_FILE", "config").unwrap_or_default();
         let in_config = match &*profile {
             "default" => "default".to_owned(),

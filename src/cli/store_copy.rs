@@ -1,0 +1,150 @@
+//! `strata store copy`: snapshots go into another store.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use super::bar::Bar;
+use super::store::{CACHE, write_json};
+use super::stores::{StoreArgs, location_parser};
+use super::{Outcome, output, stdout, text};
+use crate::block::Cache;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::open::stored;
+use crate::store::objects::Location;
+use crate::store::{Copied, Progress, Snapshot};
+
+/// Options of `strata store copy`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: strata store copy /srv/snapshots s3://bucket/snapshots --series web01"
+)]
+pub(super) struct Args {
+    /// The store to copy from
+    #[arg(value_name = "FROM", value_parser = location_parser())]
+    from: Location,
+
+    /// The store to copy to
+    #[arg(value_name = "TO", value_parser = location_parser())]
+    to: Location,
+
+    /// Only the snapshots of this series; may be given several times
+    #[arg(long, value_name = "SERIES")]
+    series: Vec<String>,
+
+    /// Only this snapshot: SERIES, SERIES@TIME or ID; may be given several times
+    #[arg(long, value_name = "SNAPSHOT")]
+    snapshot: Vec<String>,
+
+    /// One JSON object (docs/json.md)
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    stores: StoreArgs,
+
+    /// The URL of the server of FROM, if it is another than that of TO
+    #[arg(long, value_name = "URL", help_heading = "Object storage")]
+    from_endpoint: Option<String>,
+
+    /// The region of FROM, if it is another
+    #[arg(long, value_name = "NAME", help_heading = "Object storage")]
+    from_region: Option<String>,
+
+    /// The profile for FROM, if it is another
+    #[arg(long, value_name = "NAME", help_heading = "Object storage")]
+    from_profile: Option<String>,
+}
+
+/// What `--json` prints; `docs/json.md` describes it.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    copied: Copied,
+    requests: u64,
+    received: u64,
+    sent: u64,
+}
+
+pub(super) fn run(args: &Args) -> Result<Outcome> {
+    let there = args.stores.elsewhere(
+        args.from_endpoint.as_ref(),
+        args.from_region.as_ref(),
+        args.from_profile.as_ref(),
+    );
+    let here = args.stores.options();
+    let cache = Cache::new(CACHE);
+    let from = stored::store(&args.from, &there, &cache)?;
+    if args.from == args.to {
+        return Err(Error::new(Kind::Usage, "both stores are the same").within(from.name()));
+    }
+    let snapshots = chosen(args, from.snapshots()?)?;
+    for name in &args.snapshot {
+        // It is told which one is not there before anything is copied.
+        from.select_any(name).within(|| from.name())?;
+    }
+    let snapshots = match args.snapshot.is_empty() {
+        true => snapshots,
+        false => {
+            let named: Vec<_> =
+                args.snapshot.iter().map(|name| from.select_any(name)).collect::<Result<_>>()?;
+            let is_named = |it: &Snapshot| named.iter().any(|named| named.id == it.id);
+            snapshots.into_iter().filter(is_named).collect()
+        }
+    };
+    let to = match stored::store(&args.to, &here, &cache) {
+        Err(error) if error.kind() == Kind::NotFound => {
+            from.twin(&*args.to.make(&here.bucket)?)?;
+            stored::store(&args.to, &here, &cache)?
+        }
+        opened => opened?,
+    };
+    let progress = Progress::default();
+    let bar = Bar::new(!io::stderr().is_terminal(), Some(0));
+    let copied = std::thread::scope(|scope| {
+        bar.show(scope, || {
+            bar.set_total(progress.total.load(Ordering::Relaxed));
+            (progress.done.load(Ordering::Relaxed), String::new())
+        });
+        let copied = to.copy_from(&from, &snapshots, &progress);
+        bar.finish();
+        copied
+    })?;
+    if args.json {
+        let traffic = [&there.bucket.traffic, &here.bucket.traffic];
+        let sum = |count: fn(&crate::store::objects::Traffic) -> u64| {
+            traffic.iter().map(|traffic| count(traffic)).sum()
+        };
+        write_json(&Report {
+            copied,
+            requests: sum(|traffic| traffic.requests()),
+            received: sum(|traffic| traffic.received.load(Ordering::Relaxed)),
+            sent: sum(|traffic| traffic.sent.load(Ordering::Relaxed)),
+        })?;
+        return Ok(Outcome::Done);
+    }
+    let mut out = stdout()?;
+    let told = format!(
+        "{} copied, {} there already, {} stored",
+        text::count(copied.snapshots.len() as u64, "snapshot", "snapshots"),
+        text::number(copied.already),
+        text::size(copied.stored),
+    );
+    output(writeln!(out, "{told}").and_then(|()| out.flush()))?;
+    Ok(Outcome::Done)
+}
+
+/// The snapshots of the series that are asked for.
+fn chosen(args: &Args, mut snapshots: Vec<Snapshot>) -> Result<Vec<Snapshot>> {
+    for series in &args.series {
+        if !snapshots.iter().any(|snapshot| snapshot.record.series == *series) {
+            let message = format!("no snapshot of a series {series}");
+            return Err(Error::new(Kind::NotFound, message).within(args.from.to_string()));
+        }
+    }
+    if !args.series.is_empty() {
+        snapshots.retain(|snapshot| args.series.contains(&snapshot.record.series));
+    }
+    Ok(snapshots)
+}
