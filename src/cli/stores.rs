@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use super::secrets::SecretArgs;
 use crate::open::stored;
 use crate::store::objects::{BucketOptions, Location};
 
@@ -46,6 +47,9 @@ pub(crate) struct StoreArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = BucketOptions::TIMEOUT.as_secs())]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     request_timeout: u64,
+
+    #[command(flatten)]
+    pub(super) secrets: SecretArgs,
 }
 
 impl StoreArgs {
@@ -61,7 +65,7 @@ impl StoreArgs {
                 timeout: Duration::from_secs(self.request_timeout),
                 ..BucketOptions::default()
             },
-            keyring: std::sync::Arc::default(),
+            keyring: self.secrets.keyring(),
         }
     }
 
@@ -77,6 +81,7 @@ impl StoreArgs {
         if self.allow_http {
             arguments.push("--allow-http".into());
         }
+        arguments.extend(self.secrets.arguments());
         arguments
     }
 }

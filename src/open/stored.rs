@@ -116,7 +116,7 @@ impl Opener {
         disk: DiskRecord,
         delta: Option<&Path>,
     ) -> Result<Disk> {
-        let below: Arc<dyn Layer> = Arc::new(SnapshotLayer::new(store, &disk)?);
+        let below: Arc<dyn Layer> = Arc::new(SnapshotLayer::new(store, &snapshot, &disk)?);
         let (mut layers, mut chain, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(delta) = delta {
             let source = FileSource::open(delta)?;
