@@ -30,8 +30,8 @@ fn init(dir: &Path) {
 /// The disk of a snapshot.
 fn read(dir: &Path, id: &str) -> Vec<u8> {
     let store = store(dir);
-    let (_, disk) = store.select(id).unwrap();
-    let layer = SnapshotLayer::new(store, &disk).unwrap();
+    let (snapshot, disk) = store.select(id).unwrap();
+    let layer = SnapshotLayer::new(store, &snapshot, &disk).unwrap();
     let chain = Chain::new(vec![Arc::new(layer)], Cache::new(0)).unwrap();
     let mut bytes = vec![0; chain.len() as usize];
     chain.read_at(0, &mut bytes).unwrap();

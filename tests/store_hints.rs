@@ -35,7 +35,7 @@ impl Place {
         let at = Location::parse(dir.path().join("st").as_os_str()).unwrap();
         let objects = at.make(&BucketOptions::default()).unwrap();
         let settings = Settings { block_size: 64 << 10, ..Settings::default() };
-        let store = Arc::new(Store::init(objects, settings, &Cache::new(0)).unwrap());
+        let store = Arc::new(Store::init(objects, settings, None, &Cache::new(0)).unwrap());
         Self { dir, store }
     }
 
@@ -56,6 +56,7 @@ impl Place {
             parent: parent.cloned(),
             source: disk.display().to_string(),
             host: "here".to_owned(),
+            sign: None,
             disks: vec![NewDisk { name: "disk".to_owned(), source: opened.source, layers }],
         };
         let progress = Progress::default();
@@ -69,7 +70,9 @@ impl Place {
         let args: [&std::ffi::OsStr; 5] =
             ["convert".as_ref(), "-O".as_ref(), "raw".as_ref(), disk.as_ref(), raw.as_ref()];
         qemu_img(args);
-        let layer = SnapshotLayer::new(Arc::clone(&self.store), &snapshot.record.disks[0]).unwrap();
+        let layer =
+            SnapshotLayer::new(Arc::clone(&self.store), snapshot, &snapshot.record.disks[0])
+                .unwrap();
         let chain = Chain::new(vec![Arc::new(layer)], Cache::new(0)).unwrap();
         let mut bytes = vec![0; chain.len() as usize];
         chain.read_at(0, &mut bytes).unwrap();

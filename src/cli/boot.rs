@@ -156,7 +156,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     notes.tell();
     let lock = match args.dry_run {
         true => None,
-        false => Some(shared.join(&reference, &args.open)?),
+        false => Some(shared.join(&reference, &args.open, &opener.stores.keyring)?),
     };
     let delta = match &args.cow {
         Some(path) => changes::kept(path, &opener, &reference, &disk, args.dry_run)?,

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,9 +11,11 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
 use super::bar::Bar;
-use super::store::{write_facts, write_json, write_rows};
+use super::secrets::signing_key;
+use super::sign::Signed;
+use super::store::{write_facts, write_json, write_json_lines, write_rows};
 use super::stores::{StoreArgs, location_parser};
-use super::{OpenArgs, Outcome, output, rollback, stdout, stop_on_signals, text, warn};
+use super::{OpenArgs, Outcome, output, rollback, sign, stdout, stop_on_signals, text, warn};
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::Reference;
@@ -66,6 +69,25 @@ enum Command {
 
         #[command(flatten)]
         stores: StoreArgs,
+    },
+    /// Sign snapshots that are there
+    Sign {
+        /// The snapshots: STORE::SERIES, STORE::SERIES@TIME or STORE::ID
+        #[arg(value_name = "SNAPSHOT", required = true)]
+        references: Vec<OsString>,
+
+        /// The key: a PEM file, of strata snapshot generate-key or openssl genpkey -algorithm ed25519
+        #[arg(long, value_name = "FILE", help_heading = "Signatures")]
+        sign_key: PathBuf,
+
+        #[command(flatten)]
+        stores: StoreArgs,
+    },
+    /// Make a key that signs snapshots: FILE, and FILE.pub for those who are to trust it
+    GenerateKey {
+        /// The new file
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
     },
     /// Remove snapshots
     ///
@@ -175,6 +197,10 @@ struct Create {
     #[arg(long)]
     read_all: bool,
 
+    /// Sign it with this key: a PEM file, of strata snapshot generate-key or openssl genpkey -algorithm ed25519
+    #[arg(long, value_name = "FILE", help_heading = "Signatures")]
+    sign_key: Option<PathBuf>,
+
     /// Print the new snapshot as one JSON object (docs/json.md)
     #[arg(long)]
     json: bool,
@@ -188,6 +214,8 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         Command::Create(args) => create(args),
         Command::List { at, series, json, stores } => list(at, stores, series.as_deref(), *json),
         Command::Show { reference, json, stores } => show(reference, stores, *json),
+        Command::Sign { references, sign_key, stores } => sign::sign(references, sign_key, stores),
+        Command::GenerateKey { path } => sign::generate_key(path),
         Command::Remove { references, stores } => remove(references, stores),
         Command::Prune(args) => prune(args),
         Command::Rollback(args) => rollback::run(args),
@@ -198,6 +226,7 @@ fn create(args: &Create) -> Result<Outcome> {
     check_name("series", &args.series)?;
     args.tags.iter().try_for_each(|tag| check_name("tag", tag))?;
     let stop = stop_on_signals()?;
+    let sign = args.sign_key.as_deref().map(signing_key).transpose()?.map(Arc::new);
     let opener = args.open.opener_until(Arc::clone(&stop));
     let store = stored::store(&args.at, &opener.stores, &opener.cache)?;
     let parent = match &args.parent {
@@ -226,6 +255,7 @@ fn create(args: &Create) -> Result<Outcome> {
         parent,
         source: args.disks.iter().map(|disk| disk.to_string_lossy()).collect::<Vec<_>>().join(" "),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        sign,
         disks,
     };
     let snapshot = watched(&store, new, stop)?;
@@ -281,7 +311,7 @@ fn newest(store: &Store, series: &str) -> Result<Option<Snapshot>> {
     Ok(snapshots.into_iter().rev().find(|snapshot| snapshot.record.series == series))
 }
 
-fn short(snapshot: &Snapshot) -> String {
+pub(super) fn short(snapshot: &Snapshot) -> String {
     snapshot.id.to_string().chars().take(DIGITS).collect()
 }
 
@@ -293,40 +323,39 @@ fn list(at: &Location, stores: &StoreArgs, series: Option<&str>, json: bool) -> 
     let store = stored::store(at, &stores.options(), &Cache::new(0))?;
     let mut snapshots = store.snapshots()?;
     snapshots.retain(|snapshot| series.is_none_or(|series| snapshot.record.series == series));
+    let snapshots = Signed::of(&store, snapshots)?;
     if json {
-        let mut out = stdout()?;
-        for snapshot in &snapshots {
-            let line = serde_json::to_string(snapshot)
-                .map_err(|error| Error::caused_by(Kind::Io, error))?;
-            output(writeln!(out, "{line}"))?;
-        }
-        output(out.flush())?;
+        write_json_lines(&snapshots)?;
         return Ok(Outcome::Done);
     }
     let zone = TimeZone::system();
-    let row = |snapshot: &Snapshot| {
-        let Snapshot { record, .. } = snapshot;
+    let row = |signed: &Signed| {
+        let Snapshot { record, .. } = &signed.snapshot;
         let stored = record.disks.iter().map(|disk| disk.new_bytes).sum();
         let size = record.disks.iter().map(|disk| disk.size).sum();
         [
-            short(snapshot),
+            short(&signed.snapshot),
             local(record.time, &zone),
             record.series.clone(),
             text::size(size),
             text::size(stored),
             record.tags.join(","),
+            signed.word().to_owned(),
         ]
     };
-    let rows: Vec<[String; 6]> = snapshots.iter().map(row).collect();
-    write_rows(&rows, [false, false, false, true, true, false])?;
+    let rows: Vec<[String; 7]> = snapshots.iter().map(row).collect();
+    write_rows(&rows, [false, false, false, true, true, false, false])?;
     Ok(Outcome::Done)
 }
 
 /// The store and the snapshot that `reference` names.
-fn selected(reference: &OsStr, stores: &StoreArgs) -> Result<(std::sync::Arc<Store>, Snapshot)> {
+pub(super) fn selected(
+    reference: &OsStr,
+    options: &stored::Options,
+) -> Result<(Arc<Store>, Snapshot)> {
     let Reference { path, snapshot } = Reference::from(reference);
     let at = Location::parse(path.as_os_str())?;
-    let store = stored::store(&at, &stores.options(), &Cache::new(0))?;
+    let store = stored::store(&at, options, &Cache::new(0))?;
     let Some(name) = snapshot else {
         let error = Error::new(Kind::Usage, "names no snapshot").within(store.name());
         return Err(error.with_hint(format!("as {at}::SERIES")));
@@ -336,11 +365,14 @@ fn selected(reference: &OsStr, stores: &StoreArgs) -> Result<(std::sync::Arc<Sto
 }
 
 fn show(reference: &OsStr, stores: &StoreArgs, json: bool) -> Result<Outcome> {
-    let (_, snapshot) = selected(reference, stores)?;
+    let (store, snapshot) = selected(reference, &stores.options())?;
+    let signed = Signed::of(&store, vec![snapshot])?;
+    let Some(signed) = signed.first() else { return Ok(Outcome::Done) };
     if json {
-        write_json(&snapshot)?;
+        write_json(signed)?;
         return Ok(Outcome::Done);
     }
+    let snapshot = &signed.snapshot;
     let zone = TimeZone::system();
     let record = &snapshot.record;
     let mut facts = vec![
@@ -353,6 +385,7 @@ fn show(reference: &OsStr, stores: &StoreArgs, json: bool) -> Result<Outcome> {
         ("made on", format!("{} by {}", free(&record.host), free(&record.program))),
     ];
     facts.retain(|(_, fact)| !fact.is_empty());
+    facts.extend(signed.facts());
     for disk in &record.disks {
         let size = text::size(disk.size);
         let blocks = text::number(disk.blocks);
@@ -383,7 +416,9 @@ pub(super) fn facts(stored: &Stored, zone: &TimeZone) -> Vec<(&'static str, Stri
 
 fn remove(references: &[OsString], stores: &StoreArgs) -> Result<Outcome> {
     // All of them are looked for before the first is gone.
-    let found: Vec<_> = references.iter().map(|it| selected(it, stores)).collect::<Result<_>>()?;
+    let options = stores.options();
+    let found: Vec<_> =
+        references.iter().map(|it| selected(it, &options)).collect::<Result<_>>()?;
     let mut out = stdout()?;
     for (store, snapshot) in found {
         store.remove(snapshot.id)?;

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::stores::{StoreArgs, location_parser};
-use super::{Outcome, output, parse_size, stdout, text};
+use super::{Outcome, keys, output, parse_size, stdout, text};
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::open::stored;
@@ -42,6 +42,10 @@ enum Command {
         #[arg(long, value_name = "LEVEL", default_value_t = 4)]
         #[arg(value_parser = clap::value_parser!(i32).range(1..=19))]
         level: i32,
+
+        /// Encrypt all that is stored, with AES-256; --key-file, or a passphrase, opens it
+        #[arg(long)]
+        encrypt: bool,
 
         #[command(flatten)]
         stores: StoreArgs,
@@ -126,15 +130,27 @@ enum Command {
         #[command(flatten)]
         stores: StoreArgs,
     },
+    /// Tell and change which keys open an encrypted store
+    #[command(subcommand)]
+    Key(keys::Command),
 }
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
     let cache = Cache::new(CACHE);
     match &args.command {
-        Command::Init { at, block_size, level, stores } => {
+        Command::Init { at, block_size, level, encrypt, stores } => {
             let block_size = u32::try_from(*block_size).unwrap_or(u32::MAX);
+            let settings = Settings { block_size, level: *level };
+            if !encrypt && stores.secrets.are_given() {
+                let message = "a key was given, and the store is not to be encrypted";
+                return Err(Error::new(Kind::Usage, message).with_hint(
+                    "--encrypt encrypts it; else leave --key-file and --passphrase-file out, and STRATA_KEY_FILE, \
+                     STRATA_PASSPHRASE_FILE and STRATA_PASSPHRASE unset",
+                ));
+            }
+            let secret = encrypt.then(|| stores.secrets.new_secret()).transpose()?;
             let objects = at.make(&stores.options().bucket)?;
-            Store::init(objects, Settings { block_size, level: *level }, &cache)?;
+            Store::init(objects, settings, secret.as_ref(), &cache)?;
             Ok(Outcome::Done)
         }
         Command::Info { at, json, stores } => {
@@ -154,7 +170,19 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         }
         Command::Copy(args) => super::store_copy::run(args),
         Command::Repair { at, stores } => repair(&stored::damaged(at, &stores.options(), &cache)?),
+        Command::Key(command) => keys::run(command),
     }
+}
+
+/// Writes each as JSON, one a line.
+pub(super) fn write_json_lines<T: Serialize>(values: &[T]) -> Result<()> {
+    let mut out = stdout()?;
+    for value in values {
+        let line =
+            serde_json::to_string(value).map_err(|error| Error::caused_by(Kind::Io, error))?;
+        output(writeln!(out, "{line}"))?;
+    }
+    output(out.flush())
 }
 
 /// Writes `value` as JSON that people can read, too.
@@ -207,6 +235,7 @@ pub(super) fn info(store: &Store, json: bool) -> Result<Outcome> {
             "blocks",
             format!("of {}, zstd level {}", text::size(usage.block_size.into()), usage.level),
         ),
+        ("encrypted", if usage.encrypted { "yes" } else { "no" }.to_owned()),
     ])?;
     Ok(Outcome::Done)
 }

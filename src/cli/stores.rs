@@ -8,6 +8,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::parse_size;
+use super::secrets::SecretArgs;
 use crate::oci::cache::LayerCache;
 use crate::open::stored;
 use crate::store::objects::{BucketOptions, Location};
@@ -53,6 +54,9 @@ pub(crate) struct StoreArgs {
     /// What is read of a bucket may take so much in the cache folder; 0 keeps nothing there
     #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = parse_size)]
     store_cache_size: u64,
+
+    #[command(flatten)]
+    pub(super) secrets: SecretArgs,
 }
 
 /// The folder of the cache where what is read of buckets is kept.
@@ -78,7 +82,7 @@ impl StoreArgs {
                 cache_limit: self.store_cache_size,
                 ..BucketOptions::default()
             },
-            keyring: std::sync::Arc::default(),
+            keyring: self.secrets.keyring(),
         }
     }
 
@@ -115,6 +119,7 @@ impl StoreArgs {
         if self.allow_http {
             arguments.push("--allow-http".into());
         }
+        arguments.extend(self.secrets.arguments());
         arguments
     }
 }

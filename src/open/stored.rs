@@ -118,7 +118,7 @@ impl Assembly<'_> {
             return Err(error.within(store.name()));
         }
         let (snapshot, disk) = store.select(&snapshot).within(|| store.name())?;
-        self.layers.push(Arc::new(SnapshotLayer::new(store, &disk)?));
+        self.layers.push(Arc::new(SnapshotLayer::new(store, &snapshot, &disk)?));
         self.stored = Some(Stored { snapshot, disk });
         Ok(true)
     }
@@ -139,7 +139,7 @@ impl Opener {
         disk: DiskRecord,
         delta: Option<&Path>,
     ) -> Result<Disk> {
-        let below: Arc<dyn Layer> = Arc::new(SnapshotLayer::new(store, &disk)?);
+        let below: Arc<dyn Layer> = Arc::new(SnapshotLayer::new(store, &snapshot, &disk)?);
         let (mut layers, mut chain, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(delta) = delta {
             let source = FileSource::open(delta)?;

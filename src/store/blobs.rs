@@ -24,6 +24,9 @@ thread_local! {
     static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Plain bytes of a blob at most.
+const MOST_BLOB: u32 = 4 << 20;
+
 /// A map page in the cache.
 #[derive(Debug)]
 pub(super) struct Page {
@@ -208,27 +211,94 @@ impl Store {
 
     fn fetch_once(&self, location: &Location, out: &mut [u8]) -> Result<()> {
         let Location { pack, blob, .. } = location;
-        let pack = Object::Pack(*pack);
-        match blob.encoding {
-            Encoding::Plain if blob.stored != blob.plain => {
+        if blob.encoding == Encoding::Plain && !self.keys.are_there() {
+            if blob.stored != blob.plain {
                 return Err(fault(location, "its length"));
             }
-            Encoding::Plain => self.objects.read_at(pack, blob.at.into(), out)?,
-            Encoding::Zstd => STORED.with_borrow_mut(|stored| -> Result<()> {
-                stored.resize(blob.stored as usize, 0);
-                self.objects.read_at(pack, blob.at.into(), stored)?;
+            self.objects.read_at(Object::Pack(*pack), blob.at.into(), out)?;
+            return self.verify(location, out);
+        }
+        STORED.with_borrow_mut(|stored| {
+            self.fetch_stored(location, stored)?;
+            self.decode(location, stored, out)
+        })
+    }
+
+    /// The bytes of a blob as they are in a pack but for encryption, to be added to another: they are verified, with
+    /// `plain` for room.
+    pub(super) fn stored_bytes(
+        &self,
+        location: &Location,
+        stored: &mut Vec<u8>,
+        plain: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.fetch_stored(location, stored)?;
+        self.decode_all(location, stored, plain)
+    }
+
+    /// Verifies the bytes of a blob as they are in its pack; `plain` is for room.
+    pub(super) fn verify_stored(
+        &self,
+        location: &Location,
+        stored: &mut Vec<u8>,
+        plain: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.decrypt(location, stored)?;
+        self.decode_all(location, stored, plain)
+    }
+
+    fn decode_all(&self, location: &Location, stored: &[u8], plain: &mut Vec<u8>) -> Result<()> {
+        if location.blob.plain > MOST_BLOB {
+            return Err(fault(location, "its length"));
+        }
+        plain.resize(location.blob.plain as usize, 0);
+        self.decode(location, stored, plain)
+    }
+
+    /// Reads and decrypts.
+    fn fetch_stored(&self, location: &Location, stored: &mut Vec<u8>) -> Result<()> {
+        let blob = &location.blob;
+        // What does not become shorter is stored plain.
+        if blob.stored > blob.plain.saturating_add(self.keys.pack(location.salt).overhead()) {
+            return Err(fault(location, "its length"));
+        }
+        stored.resize(blob.stored as usize, 0);
+        self.objects.read_at(Object::Pack(location.pack), blob.at.into(), stored)?;
+        self.decrypt(location, stored)
+    }
+
+    fn decrypt(&self, location: &Location, stored: &mut Vec<u8>) -> Result<()> {
+        let Location { pack, salt, blob } = location;
+        let what = Object::Pack(*pack);
+        let seal = Cause::BlobSeal { what, at: blob.at.into(), id: blob.id };
+        let len = blob.decrypt(&self.keys.pack(*salt), stored).ok_or(seal)?;
+        stored.truncate(len);
+        Ok(())
+    }
+
+    /// Fills `out` with what `stored` decodes to, and holds it against the blob's id.
+    fn decode(&self, location: &Location, stored: &[u8], out: &mut [u8]) -> Result<()> {
+        match location.blob.encoding {
+            Encoding::Plain if stored.len() != out.len() => {
+                return Err(fault(location, "its length"));
+            }
+            Encoding::Plain => out.copy_from_slice(stored),
+            Encoding::Zstd => {
                 let decoded =
                     CONTEXT.with_borrow_mut(|context| context.decompress(&mut *out, stored));
-                match decoded {
-                    Ok(len) if len == out.len() => Ok(()),
-                    _ => Err(fault(location, "what is stored")),
+                if !matches!(decoded, Ok(len) if len == out.len()) {
+                    return Err(fault(location, "what is stored"));
                 }
-            })?,
+            }
         }
-        if self.keys.id(blob.kind, out) != blob.id {
-            return Err(fault(location, "what is stored"));
+        self.verify(location, out)
+    }
+
+    fn verify(&self, location: &Location, plain: &[u8]) -> Result<()> {
+        match self.keys.id(location.blob.kind, plain) == location.blob.id {
+            true => Ok(()),
+            false => Err(fault(location, "what is stored")),
         }
-        Ok(())
     }
 }
 

@@ -3,7 +3,9 @@
 use thiserror::Error;
 
 use super::id::Id;
+use super::keys::KeyKind;
 use super::objects::Object;
+use super::signatures::PublicKey;
 use crate::error::{Error, Kind};
 
 /// Why an object is refused. Numbers are as they were found.
@@ -17,8 +19,36 @@ pub enum Cause {
     Version(u16),
     #[error("is of kind {found}, not {expected}")]
     ObjectKind { found: u8, expected: u8 },
-    #[error("encoding {0}")]
-    Encoding(u8),
+    #[error("flags {0:#x}, of which some are not known")]
+    Flags(u16),
+    #[error("is protected in a way that is not known: {0}")]
+    Protection(u8),
+    #[error(
+        "is not protected by the store's keys, though the store is encrypted: it was not written by this store"
+    )]
+    Unprotected,
+    #[error("is encrypted, though the store is not")]
+    Protected,
+    #[error("is encrypted, and no key was given")]
+    NoKey,
+    #[error("is not encrypted, though a key was given: another store may have taken its place")]
+    NotEncrypted,
+    #[error("this {} opens none of its keys ({tried} tried)", match kind { KeyKind::Passphrase => "passphrase", KeyKind::KeyFile => "key file" })]
+    WrongKey { kind: KeyKind, tried: usize },
+    #[error("has {0} keys: 32 are allowed")]
+    Slots(usize),
+    #[error(
+        "Argon2id with {memory} KiB, {passes} passes and {lanes} lanes is more than is allowed, or nothing"
+    )]
+    Argon2 { memory: u32, passes: u32, lanes: u32 },
+    #[error("is not signed, and only what a trusted key signed is opened")]
+    Unsigned,
+    #[error("is signed by no trusted key: by {}", list(.0))]
+    SignedByOthers(Vec<PublicKey>),
+    #[error("is no signature that {0} made of this snapshot of this store")]
+    Signature(PublicKey),
+    #[error("{what} at {at:#x}: is not what was encrypted there as {id}")]
+    BlobSeal { what: Object, at: u64, id: Id },
     #[error("a field that should be zero is not, at {0:#x}")]
     NotZero(u64),
     #[error("has {found} bytes, where it says {said}")]
@@ -51,10 +81,17 @@ pub enum Cause {
     DiskSize(u64),
 }
 
+fn list(keys: &[PublicKey]) -> String {
+    keys.iter().map(PublicKey::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl From<Cause> for Error {
     fn from(cause: Cause) -> Self {
         let kind = match cause {
             Cause::Version(_) | Cause::Feature(_) => Kind::Unsupported,
+            Cause::NoKey => Kind::Encrypted,
+            Cause::WrongKey { .. } => Kind::Denied,
+            Cause::NotEncrypted | Cause::Unsigned | Cause::SignedByOthers(_) => Kind::Refused,
             Cause::Id(_) | Cause::BlockSize(_) => Kind::Usage,
             _ => Kind::Corrupt,
         };

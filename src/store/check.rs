@@ -125,6 +125,11 @@ impl Store {
                 .values_mut()
                 .for_each(|places| places.retain(|place| !lost.contains(&place.pack)));
         }
+        for (object, error) in
+            self.check_keys(step)?.into_iter().chain(self.check_signatures(step)?)
+        {
+            wrong(object, &error);
+        }
         self.check_snapshots(&blobs, &mut checked, step)?;
         checked.problems.sort();
         Ok(checked)
@@ -145,7 +150,18 @@ impl Store {
     fn check_pack(&self, id: Id, len: u64) -> Result<()> {
         let mut bytes = vec![0; len as usize];
         self.objects.read_at(Object::Pack(id), 0, &mut bytes)?;
-        named(&bytes, id)
+        named(&bytes, id)?;
+        // Its name tells what somebody wrote, not that it was with the store's keys.
+        let (salt, blobs) = pack::scan(&bytes, self.number, &self.keys)?;
+        let (mut stored, mut plain) = (Vec::new(), Vec::new());
+        for blob in blobs {
+            stored.clear();
+            let rest = bytes.get(blob.at as usize..).unwrap_or_default();
+            stored.extend_from_slice(rest.get(..blob.stored as usize).unwrap_or_default());
+            let location = Location { pack: id, salt, blob };
+            self.verify_stored(&location, &mut stored, &mut plain)?;
+        }
+        Ok(())
     }
 
     /// Leaves those places of the blobs in damaged packs that can be read all the same.
@@ -320,7 +336,7 @@ impl Store {
 }
 
 /// Whether an error tells of damage, and not of a host that fails.
-fn is_damage(error: &Error) -> bool {
+pub(super) fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), Kind::Corrupt | Kind::NotFound | Kind::Unsupported)
 }
 

@@ -157,6 +157,7 @@ impl Store {
             self.condemn_more(&mut survey, moved)?;
         }
         self.remove_ripe(&lease, &mut survey, how, &mut done, step)?;
+        self.remove_signatures(&survey, &others, how.grace)?;
         self.merge_indexes()?;
         let others = self.others(&lease)?;
         let waiting: Vec<Id> = survey.condemned.packs.keys().copied().collect();
@@ -346,23 +347,24 @@ impl Store {
         let mut moved: HashMap<Id, Why> = round.iter().map(|&id| (id, Why::Unused)).collect();
         let (mut packs, mut told) = (Vec::new(), Vec::new());
         let mut filling = self.new_pack()?;
+        let (mut stored, mut plain) = (Vec::new(), Vec::new());
         for place in &places {
-            let stored = match self.stored(place) {
-                Ok(stored) => stored,
+            match self.stored_bytes(place, &mut stored, &mut plain) {
+                Ok(()) => {}
                 // What can be read of a damaged pack is moved; the rest is needed, and stays where it is.
                 Err(error) if error.kind() == Kind::Corrupt && survey.is_damaged(&place.pack) => {
                     moved.remove(&place.pack);
                     continue;
                 }
                 Err(error) => return Err(error.within(self.name())),
-            };
+            }
             filling.add(
                 place.blob.kind,
                 place.blob.id,
                 place.blob.encoding,
                 place.blob.plain,
                 &stored,
-            );
+            )?;
             if filling.is_full() {
                 let full = std::mem::replace(&mut filling, self.new_pack()?);
                 self.put_pack(full, &mut packs, &mut told)?;
@@ -394,13 +396,15 @@ impl Store {
         Ok(())
     }
 
-    /// The bytes of a blob as they are stored, which decode to what they should.
-    fn stored(&self, place: &Location) -> Result<Vec<u8>> {
-        let mut plain = vec![0; place.blob.plain as usize];
-        self.fetch(place, &mut plain)?;
-        let mut stored = vec![0; place.blob.stored as usize];
-        self.objects.read_at(Object::Pack(place.pack), place.blob.at.into(), &mut stored)?;
-        Ok(stored)
+    /// Removes signatures of snapshots that are gone. One is written before its record: by somebody who is at work.
+    fn remove_signatures(&self, survey: &Survey, others: &Others, grace: Duration) -> Result<()> {
+        for listed in self.signatures_without(&survey.records)? {
+            let is_old = listed.written + grace.max(MOMENT) <= others.now;
+            if is_old && others.heed(listed.written).next().is_none() {
+                self.objects.remove(Object::Signature(listed.id))?;
+            }
+        }
+        Ok(())
     }
 
     fn tell_waiting(

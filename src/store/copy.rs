@@ -72,6 +72,11 @@ impl Store {
     /// # Errors
     /// Those of both places.
     pub fn twin(&self, objects: &dyn Objects) -> Result<()> {
+        for key in self.objects.list(Sort::Keys)? {
+            let key = Object::Key(key.id);
+            objects.put(key, &[&whole(&*self.objects, key)?])?;
+        }
+        // Last: only with it is it a store.
         objects.put(Object::Config, &[&whole(&*self.objects, Object::Config)?])
     }
 
@@ -89,7 +94,8 @@ impl Store {
         let mut copied = Copied::default();
         let (lease, _) = self.writing()?;
         let mut here = self.snapshots()?;
-        let is_alike = self.config.block_size == from.config.block_size;
+        let is_alike =
+            self.config.block_size == from.config.block_size && self.keys.are_like(&from.keys);
         for snapshot in snapshots {
             let found = here.iter().find(|found| match is_alike {
                 true => found.id == snapshot.id,
@@ -125,7 +131,7 @@ impl Store {
         let record = &snapshot.record;
         let mut disks = Vec::new();
         for disk in &record.disks {
-            let layer = SnapshotLayer::new(Arc::clone(from), disk)?;
+            let layer = SnapshotLayer::new(Arc::clone(from), snapshot, disk)?;
             let source = Arc::new(Chain::new(vec![Arc::new(layer)], Arc::clone(&from.cache))?);
             disks.push(NewDisk { name: disk.name.clone(), source, layers: Vec::new() });
         }
@@ -136,6 +142,7 @@ impl Store {
             parent: base.cloned(),
             source: record.source.clone(),
             host: record.host.clone(),
+            sign: None,
             disks,
         };
         let made = self.create(new, progress)?;

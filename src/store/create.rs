@@ -26,6 +26,7 @@ use super::pack::{Blob, Encoding, Filling, Pack};
 use super::record::{DiskRecord, Record, Snapshot};
 use super::sealed::Sealed;
 use super::select::check_name;
+use super::signatures::SigningKey;
 use super::source::{self, LayerState, SourceLayer, Unchanged};
 use super::{MOST_WORKERS, Store};
 use crate::block::{BlockSource, Extent, Home, Origin, is_zero};
@@ -53,6 +54,8 @@ pub struct NewSnapshot {
     pub source: String,
     /// Where it is made.
     pub host: String,
+    /// What signs it.
+    pub sign: Option<Arc<SigningKey>>,
     /// Its disks.
     pub disks: Vec<NewDisk>,
 }
@@ -133,6 +136,10 @@ impl Store {
             serde_json::to_vec(&record).map_err(|error| Error::caused_by(Kind::Io, error))?;
         let bytes = self.keys.seal(Sealed::Record, &json)?;
         let id = Id::of_object(&bytes);
+        // Before it: it is never there without.
+        if let Some(key) = &new.sign {
+            self.put_signature(id, key)?;
+        }
         lease.check()?;
         self.objects.put(Object::Snapshot(id), &[&bytes])?;
         drop(lease);
@@ -447,7 +454,7 @@ impl<'a> Writer<'a> {
             self.new_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
             self.progress.stored.fetch_add(stored.len() as u64, Ordering::Relaxed);
             let mut filling = self.filling.lock();
-            filling.add(kind, id, encoding, plain.len() as u32, stored);
+            filling.add(kind, id, encoding, plain.len() as u32, stored)?;
             Ok(match filling.is_full() {
                 true => Some(std::mem::replace(&mut *filling, self.store.new_pack()?)),
                 false => None,

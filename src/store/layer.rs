@@ -8,7 +8,7 @@ use super::blobs::Page;
 use super::id::{BlobKind, Id};
 use super::lease::{Lease, Root};
 use super::map::{FANOUT, Shape};
-use super::record::DiskRecord;
+use super::record::{DiskRecord, Snapshot};
 use crate::block::BlockSource;
 use crate::chain::{EncodedUnit, Layer, ParentLocator, Place};
 use crate::error::{Error, Kind, Result};
@@ -25,11 +25,13 @@ pub struct SnapshotLayer {
 }
 
 impl SnapshotLayer {
-    /// The disk that `disk` tells of.
+    /// The disk that `disk` tells of, which is one of those of `snapshot`.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`] if no map is that large.
-    pub fn new(store: Arc<Store>, disk: &DiskRecord) -> Result<Self> {
+    /// [`Kind::Corrupt`] if no map is that large, [`Kind::Refused`] if only what a trusted key signed is opened, and
+    /// none has; see [`Store::trust`].
+    pub fn new(store: Arc<Store>, snapshot: &Snapshot, disk: &DiskRecord) -> Result<Self> {
+        store.trust(snapshot)?;
         let shape = Shape::new(disk.size, store.block_size().into())?;
         let root = Root { root: disk.root, size: disk.size };
         let lease = Lease::reading(&store, vec![root])?;

@@ -26,6 +26,7 @@ mod record;
 mod rollback;
 mod sealed;
 mod select;
+mod signatures;
 mod sorted;
 mod source;
 
@@ -40,21 +41,22 @@ use crate::block::{Cache, Owner};
 use crate::error::{Error, Kind, Result, ResultExt};
 use cause::Cause;
 use index::Index;
-use keys::Keys;
+use keys::{Keys, Opened};
 use objects::{Listed, Object, Objects, Sort};
-use sealed::Sealed;
+use sealed::{Protection, Sealed};
 
 pub use check::{Checked, Depth, Problem, Repaired};
 pub use collect::{Collect, Collected};
 pub use copy::Copied;
 pub use create::{NewDisk, NewSnapshot, Progress};
 pub use id::Id;
-pub use keys::Keyring;
+pub use keys::{KeyInfo, KeyKind, Keyring, Secret};
 pub use layer::SnapshotLayer;
 pub use prune::{Decision, Keep, Period};
 pub use record::{DiskRecord, Record, Snapshot};
 pub use rollback::Target;
 pub use select::check_name;
+pub use signatures::{PublicKey, Signature, SigningKey};
 pub use source::{LayerState, SourceLayer};
 
 /// The version of the format.
@@ -112,6 +114,10 @@ pub struct Store {
     config: Config,
     number: [u8; 16],
     keys: Keys,
+    /// The key slot that it was opened with.
+    slot: Option<Id>,
+    /// Who must have signed what is opened, if anybody.
+    trusted: Vec<PublicKey>,
     cache: Arc<Cache>,
     /// Where map pages are in the cache, by how their ids begin.
     pages: Owner,
@@ -121,19 +127,23 @@ pub struct Store {
 }
 
 impl Store {
-    /// Makes a new store of no objects yet: those of [`Location::make`](objects::Location::make).
+    /// Makes a new store of no objects yet: those of [`Location::make`](objects::Location::make); encrypted, if there is
+    /// a secret to open it.
     ///
     /// # Errors
     /// [`Kind::Usage`] for settings out of their range, and the host's.
-    pub fn init(objects: Arc<dyn Objects>, settings: Settings, cache: &Arc<Cache>) -> Result<Self> {
+    pub fn init(
+        objects: Arc<dyn Objects>,
+        settings: Settings,
+        secret: Option<&Secret>,
+        cache: &Arc<Cache>,
+    ) -> Result<Self> {
         let Settings { block_size, level } = settings;
         check_block_size(block_size)?;
         if !(1..=19).contains(&level) {
             return Err(Error::new(Kind::Usage, format!("level {level}: 1 to 19 are allowed")));
         }
-        let mut number = [0; 16];
-        rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| Error::io(error.into()))?;
+        let number = keys::random::<16>()?;
         let config = Config {
             store: number.iter().map(|byte| format!("{byte:02x}")).collect(),
             block_size,
@@ -144,9 +154,15 @@ impl Store {
         let json =
             serde_json::to_vec(&config).map_err(|error| Error::caused_by(Kind::Io, error))?;
         // Last: only with it is it a store.
-        let keys = Keys;
-        objects.put(Object::Config, &[&keys.seal(Sealed::Config, &json)?])?;
-        Self::open(objects, cache, &Keyring::default())
+        let keys = if secret.is_some() { Keys::generate()? } else { Keys::default() };
+        let config_bytes = keys.seal(Sealed::Config, &json)?;
+        let opened = Opened::new(number, keys);
+        let store = Self::with(objects, config, number, opened, Vec::new(), cache);
+        if let Some(secret) = secret {
+            store.add_key(secret, "")?;
+        }
+        store.objects.put(Object::Config, &[&config_bytes])?;
+        Ok(store)
     }
 
     /// Opens the store in `objects`.
@@ -176,31 +192,46 @@ impl Store {
     fn open_objects(
         objects: Arc<dyn Objects>,
         cache: &Arc<Cache>,
-        _keyring: &Keyring,
+        keyring: &Keyring,
     ) -> Result<Self> {
         let bytes = whole(&*objects, Object::Config)?;
-        let keys = Keys;
-        let config = keys.unseal(Sealed::Config, &bytes).and_then(|json| {
-            serde_json::from_slice::<Config>(&json).map_err(|error| Cause::Json(error.to_string()))
-        });
-        let config = config.map_err(Error::from).within(|| "config")?;
+        // Which store it says to be decides nothing but which keys are tried.
+        let (config, is_encrypted) = peek(&bytes).map_err(Error::from).within(|| "config")?;
+        let number = store_number(&config.store).ok_or_else(|| Cause::Json("no number".into()))?;
+        let fits = |keys: &Keys| keys.unseal(Sealed::Config, &bytes).map(drop);
+        let opened = keyring.open(&*objects, number, is_encrypted, &fits)?;
+        fits(&opened.keys).map_err(Error::from).within(|| "config")?;
         if let Some(unknown) = config.features.read.first() {
             return Err(Cause::Feature(unknown.clone()).into());
         }
         check_block_size(config.block_size)?;
-        let number = store_number(&config.store).ok_or_else(|| Cause::Json("no number".into()))?;
+        let trusted = keyring.trusted()?;
+        Ok(Self::with(objects, config, number, opened, trusted, cache))
+    }
+
+    fn with(
+        objects: Arc<dyn Objects>,
+        config: Config,
+        number: [u8; 16],
+        opened: Opened,
+        trusted: Vec<PublicKey>,
+        cache: &Arc<Cache>,
+    ) -> Self {
+        let Opened { keys, slot, .. } = opened;
         let pages = cache.owner();
         let cache = Arc::clone(cache);
-        Ok(Self {
+        Self {
             objects,
             config,
             number,
             keys,
+            slot,
+            trusted,
             cache,
             pages,
             indexes: RwLock::default(),
             leaving: RwLock::default(),
-        })
+        }
     }
 
     /// Bytes of a block.
@@ -229,6 +260,7 @@ impl Store {
         Ok(Usage {
             block_size: self.config.block_size,
             level: self.config.level,
+            encrypted: self.keys.are_there(),
             created: self.config.created,
             snapshots,
             packs,
@@ -358,6 +390,8 @@ pub struct Usage {
     pub block_size: u32,
     /// zstd's level.
     pub level: i32,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
     /// When the store was made.
     pub created: Timestamp,
     /// Snapshots.
@@ -375,6 +409,19 @@ pub struct Usage {
 fn check_block_size(size: u32) -> Result<(), Cause> {
     let allowed = size.is_power_of_two() && ((16 << 10)..=(4 << 20)).contains(&size);
     if allowed { Ok(()) } else { Err(Cause::BlockSize(size.into())) }
+}
+
+/// What a config says, and whether it is that of an encrypted store: its seal is not looked at.
+fn peek(bytes: &[u8]) -> Result<(Config, bool), Cause> {
+    let parts = sealed::parts(bytes)?;
+    let is_encrypted = sealed::protection(parts.header)? != Protection::None;
+    // Without keys anybody can tell damage.
+    if !is_encrypted {
+        Keys::default().unseal(Sealed::Config, bytes)?;
+    }
+    let config =
+        serde_json::from_slice(parts.payload).map_err(|error| Cause::Json(error.to_string()))?;
+    Ok((config, is_encrypted))
 }
 
 fn store_number(text: &str) -> Option<[u8; 16]> {

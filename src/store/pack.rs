@@ -7,10 +7,14 @@ use super::VERSION;
 use super::cause::Cause;
 use super::id::{BlobKind, Id};
 use super::keys::{Keys, PackKeys, Salt};
+use crate::error::Result;
 use crate::wire;
 
 const MAGIC: [u8; 8] = *b"STRATAPK";
 const BLOB: [u8; 4] = *b"SBLB";
+
+/// The flag of a pack whose blobs are encrypted.
+const ENCRYPTED: u16 = 1;
 
 /// Bytes from which on a pack is full.
 pub(super) const FULL: usize = 32 << 20;
@@ -63,6 +67,42 @@ pub(super) struct Blob {
     pub(super) encoding: Encoding,
 }
 
+impl Blob {
+    /// Its header but for the checksums.
+    fn header(&self) -> BlobHeader {
+        BlobHeader {
+            magic: BLOB,
+            kind: match self.kind {
+                BlobKind::Block => 1,
+                BlobKind::Page => 2,
+            },
+            encoding: match self.encoding {
+                Encoding::Plain => 0,
+                Encoding::Zstd => 1,
+            },
+            zero: 0.into(),
+            stored: self.stored.into(),
+            plain: self.plain.into(),
+            id: self.id,
+            stored_crc: 0.into(),
+            header_crc: 0.into(),
+        }
+    }
+
+    /// Decrypts its stored bytes in place; how many are left. `None` if they are not those that were stored as it in a
+    /// pack with these keys.
+    pub(super) fn decrypt(&self, keys: &PackKeys, stored: &mut [u8]) -> Option<usize> {
+        keys.decrypt(&self.id, self.at, self.header().said(), stored)
+    }
+}
+
+impl BlobHeader {
+    /// What of it is encrypted with the blob: all but magic and checksums.
+    fn said(&self) -> &[u8] {
+        self.as_bytes().get(4..48).unwrap_or_default()
+    }
+}
+
 /// A pack that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pack {
@@ -84,7 +124,7 @@ impl Filling {
         let mut header = PackHeader {
             magic: MAGIC,
             version: VERSION.into(),
-            flags: 0.into(),
+            flags: u16::from(keys.are_there()).into(),
             crc: 0.into(),
             store,
             salt: keys.salt,
@@ -96,7 +136,10 @@ impl Filling {
         Self { keys, bytes, blobs: Vec::new() }
     }
 
-    /// Adds a blob of at most 4 MiB, stored and plain.
+    /// Adds a blob of at most 4 MiB, stored and plain, and encrypts it if the store is encrypted.
+    ///
+    /// # Errors
+    /// As [`PackKeys::encrypt`].
     pub(super) fn add(
         &mut self,
         kind: BlobKind,
@@ -104,30 +147,27 @@ impl Filling {
         encoding: Encoding,
         plain: u32,
         stored: &[u8],
-    ) {
-        let mut header = BlobHeader {
-            magic: BLOB,
-            kind: match kind {
-                BlobKind::Block => 1,
-                BlobKind::Page => 2,
-            },
-            encoding: match encoding {
-                Encoding::Plain => 0,
-                Encoding::Zstd => 1,
-            },
-            zero: 0.into(),
-            stored: (stored.len() as u32).into(),
-            plain: plain.into(),
-            id,
-            stored_crc: crc32c::crc32c(stored).into(),
-            header_crc: 0.into(),
-        };
-        header.header_crc = crc32c::crc32c(header.as_bytes()).into();
-        self.bytes.extend_from_slice(header.as_bytes());
+    ) -> Result<()> {
         // A pack is closed long before it has 4 GiB.
-        let at = self.bytes.len() as u32;
+        let at = (self.bytes.len() + BLOB_HEADER) as u32;
+        let len = stored.len() as u32 + self.keys.overhead();
+        let blob = Blob { id, kind, at, stored: len, plain, encoding };
+        let mut header = blob.header();
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(header.as_bytes());
         self.bytes.extend_from_slice(stored);
-        self.blobs.push(Blob { id, kind, at, stored: stored.len() as u32, plain, encoding });
+        // Where it lies, so that it is not copied once more.
+        let (before, stored) = self.bytes.split_at_mut(start + BLOB_HEADER);
+        let tag = self.keys.encrypt(&id, at, header.said(), stored)?;
+        let tag = tag.as_ref().map_or(&[][..], |tag| tag);
+        header.stored_crc = crc32c::crc32c_append(crc32c::crc32c(stored), tag).into();
+        header.header_crc = crc32c::crc32c(header.as_bytes()).into();
+        if let Some(place) = before.last_chunk_mut::<BLOB_HEADER>() {
+            *place = zerocopy::transmute!(header);
+        }
+        self.bytes.extend_from_slice(tag);
+        self.blobs.push(blob);
+        Ok(())
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -152,11 +192,7 @@ pub(super) fn room(blob: &Blob) -> u64 {
 }
 
 /// The salt of a pack, and what is in it by the headers of its blobs; the pack of another store is refused.
-pub(super) fn scan(
-    bytes: &[u8],
-    store: [u8; 16],
-    _keys: &Keys,
-) -> Result<(Salt, Vec<Blob>), Cause> {
+pub(super) fn scan(bytes: &[u8], store: [u8; 16], keys: &Keys) -> Result<(Salt, Vec<Blob>), Cause> {
     let header: &PackHeader = wire::record(bytes, 0).ok_or(Cause::Magic)?;
     if header.magic != MAGIC || header.store != store {
         return Err(Cause::Magic);
@@ -168,8 +204,12 @@ pub(super) fn scan(
     if crc32c::crc32c(summed.as_bytes()) != header.crc.get() {
         return Err(Cause::Seal);
     }
-    if header.flags.get() != 0 {
-        return Err(Cause::NotZero(10));
+    match (header.flags.get(), keys.are_there()) {
+        (0, false) if header.salt != [0; 16] => return Err(Cause::NotZero(32)),
+        (0, false) | (ENCRYPTED, true) => {}
+        (0, true) => return Err(Cause::Unprotected),
+        (ENCRYPTED, false) => return Err(Cause::Protected),
+        (unknown, _) => return Err(Cause::Flags(unknown)),
     }
     let salt = header.salt;
     let mut blobs = Vec::new();
@@ -183,6 +223,9 @@ pub(super) fn scan(
         let summed = BlobHeader { header_crc: 0.into(), ..*header };
         if crc32c::crc32c(summed.as_bytes()) != header.header_crc.get() {
             return Err(fault("its header does not match its checksum"));
+        }
+        if header.zero.get() != 0 {
+            return Err(fault("a field that should be zero is not"));
         }
         let kind = match header.kind {
             1 => BlobKind::Block,

@@ -20,6 +20,7 @@ use super::lease::{self, Held};
 use crate::cli::OpenArgs;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::{Disk, Reference};
+use crate::store::{Keyring, Secret};
 
 /// Bytes of a description at most.
 const MOST_BYTES: u64 = 1 << 20;
@@ -60,7 +61,12 @@ impl Shared {
     ///
     /// # Errors
     /// Whatever keeps the image from being mounted.
-    pub(super) fn join(&self, reference: &Reference, open: &OpenArgs) -> Result<File> {
+    pub(super) fn join(
+        &self,
+        reference: &Reference,
+        open: &OpenArgs,
+        keyring: &Keyring,
+    ) -> Result<File> {
         make_private(&self.folder)?;
         lease::sweep(&self.folder);
         let lock = self.folder.join(format!("{}.lock", self.key));
@@ -72,7 +78,7 @@ impl Shared {
             }
             self.check_description(held.file(), &lock)?;
             if !self.is_served() {
-                self.serve(reference, open, &lock)?;
+                self.serve(reference, open, keyring, &lock)?;
             }
             return Ok(held.into_file());
         }
@@ -97,25 +103,43 @@ impl Shared {
         rustix::fs::statfs(self.disk()).is_ok()
     }
 
-    fn serve(&self, reference: &Reference, open: &OpenArgs, lock: &Path) -> Result<()> {
+    fn serve(
+        &self,
+        reference: &Reference,
+        open: &OpenArgs,
+        keyring: &Keyring,
+        lock: &Path,
+    ) -> Result<()> {
         let point = self.point();
         match DirBuilder::new().mode(0o700).create(&point) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made.within(|| point.display().to_string())?,
         }
         // What this program was started from, even if another has taken that name since.
-        let output = Command::new("/proc/self/exe")
-            .arg0("strata")
-            .args(["mount", "--view=disk", "--while-locked"])
-            .arg(lock)
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("strata").args(["mount", "--view=disk", "--while-locked"]).arg(lock);
+        // What was typed here is not to be typed again, nor to be seen.
+        let typed = match keyring.asked() {
+            Some(Secret::Passphrase(typed)) => Some(typed),
+            _ => None,
+        };
+        command.args(typed.as_ref().map(|_| "--passphrase-file=/dev/stdin"));
+        let started = command
             .args(open.arguments())
             .arg("--")
             .args([reference.text().as_os_str(), point.as_os_str()])
-            .stdin(Stdio::null())
+            .stdin(if typed.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            .output()
-            .within(|| "starting the server of the disk")?;
+            .spawn()
+            .and_then(|mut child| {
+                if let (Some(mut stdin), Some(typed)) = (child.stdin.take(), typed) {
+                    // One that has ended has said why.
+                    let _ = stdin.write_all(&typed);
+                }
+                child.wait_with_output()
+            });
+        let output = started.within(|| "starting the server of the disk")?;
         if output.status.success() {
             return Ok(());
         }

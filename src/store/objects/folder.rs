@@ -52,7 +52,7 @@ impl Folder {
             let error = Error::new(Kind::NotEmpty, "is not empty").within(shown());
             return Err(error.with_hint("a new store needs a folder of its own"));
         }
-        for part in ["packs", "index", "snapshots", "leases", "condemned"] {
+        for part in ["packs", "index", "snapshots", "leases", "condemned", "keys", "signatures"] {
             make(&dir.join(part)).within(shown)?;
         }
         for first in 0..=u8::MAX {
@@ -77,6 +77,8 @@ impl Folder {
             Sort::Snapshots => one("snapshots"),
             Sort::Leases => one("leases"),
             Sort::Condemned => one("condemned"),
+            Sort::Keys => one("keys"),
+            Sort::Signatures => one("signatures"),
         }
     }
 

@@ -32,6 +32,10 @@ pub enum Object {
     Lease(Id),
     /// Which packs are to go.
     Condemned(Id),
+    /// What opens an encrypted store.
+    Key(Id),
+    /// Who says that a snapshot is theirs.
+    Signature(Id),
 }
 
 /// What sort of object, for listing.
@@ -47,12 +51,23 @@ pub enum Sort {
     Leases,
     /// [`Object::Condemned`].
     Condemned,
+    /// [`Object::Key`].
+    Keys,
+    /// [`Object::Signature`].
+    Signatures,
 }
 
 impl Sort {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Packs, Self::Indexes, Self::Snapshots, Self::Leases, Self::Condemned];
+    pub const ALL: [Self; 7] = [
+        Self::Packs,
+        Self::Indexes,
+        Self::Snapshots,
+        Self::Leases,
+        Self::Condemned,
+        Self::Keys,
+        Self::Signatures,
+    ];
 }
 
 impl Sort {
@@ -65,6 +80,8 @@ impl Sort {
             Object::Snapshot(_) => self == Self::Snapshots,
             Object::Lease(_) => self == Self::Leases,
             Object::Condemned(_) => self == Self::Condemned,
+            Object::Key(_) => self == Self::Keys,
+            Object::Signature(_) => self == Self::Signatures,
         }
     }
 
@@ -76,6 +93,8 @@ impl Sort {
             Self::Snapshots => Object::Snapshot(id),
             Self::Leases => Object::Lease(id),
             Self::Condemned => Object::Condemned(id),
+            Self::Keys => Object::Key(id),
+            Self::Signatures => Object::Signature(id),
         }
     }
 }
@@ -165,6 +184,8 @@ impl fmt::Display for Object {
             Self::Snapshot(id) => write!(f, "snapshots/{id}"),
             Self::Lease(id) => write!(f, "leases/{id}"),
             Self::Condemned(id) => write!(f, "condemned/{id}"),
+            Self::Key(id) => write!(f, "keys/{id}"),
+            Self::Signature(id) => write!(f, "signatures/{id}"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::super::{Checked, Depth};
+use super::super::{Checked, Depth, SigningKey};
 use super::damage::{files, filled};
 use super::*;
 
@@ -12,7 +12,11 @@ fn check(place: &Place, depth: Depth) -> Checked {
 
 #[test]
 fn a_sound_store_has_no_problems() {
-    let (place, _) = filled();
+    Place::both().into_iter().for_each(has_no_problems);
+}
+
+fn has_no_problems(place: Place) {
+    let (place, _) = filled(place);
     let checked = check(&place, Depth::Data);
     assert_eq!((checked.snapshots, checked.packs, checked.blocks), (2, 2, 4));
     assert_eq!(checked.problems, []);
@@ -20,7 +24,11 @@ fn a_sound_store_has_no_problems() {
 
 #[test]
 fn every_flipped_bit_of_a_pack_is_found_and_every_lost_block_has_its_snapshots() {
-    let (place, disks) = filled();
+    Place::both().into_iter().for_each(finds_every_flipped_bit_of_a_pack);
+}
+
+fn finds_every_flipped_bit_of_a_pack(place: Place) {
+    let (place, disks) = filled(place);
     for path in files(&place.path().join("packs")) {
         let bytes = fs::read(&path).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -49,7 +57,11 @@ fn every_flipped_bit_of_a_pack_is_found_and_every_lost_block_has_its_snapshots()
 
 #[test]
 fn missing_packs_are_found_without_reading_any() {
-    let (place, _) = filled();
+    Place::both().into_iter().for_each(finds_missing_packs);
+}
+
+fn finds_missing_packs(place: Place) {
+    let (place, _) = filled(place);
     let packs = files(&place.path().join("packs"));
     let bytes = fs::read(&packs[0]).unwrap();
     for cut in [None, Some(bytes.len() - 1)] {
@@ -64,8 +76,35 @@ fn missing_packs_are_found_without_reading_any() {
 }
 
 #[test]
+fn damaged_keys_and_signatures_are_found() {
+    let (place, _) = filled(Place::encrypted());
+    place.store.add_key(&key_file(2), "").unwrap();
+    let (secret, _) = SigningKey::generate().unwrap();
+    let snapshot = place.store.snapshots().unwrap()[0].id;
+    let key = SigningKey::from_pem(secret.as_bytes()).unwrap();
+    place.store.sign(snapshot, &key).unwrap();
+    assert_eq!(check(&place, Depth::Structure).problems, []);
+    let spare = place.again().unwrap().keys().unwrap().into_iter().find(|key| !key.used).unwrap();
+    let signature = files(&place.path().join("signatures")).remove(0);
+    for path in [place.path().join(format!("keys/{}", spare.id)), signature] {
+        let bytes = fs::read(&path).unwrap();
+        let mut bad = bytes.clone();
+        bad[bytes.len() / 2] ^= 1;
+        fs::write(&path, bad).unwrap();
+        let problems = check(&place, Depth::Structure).problems;
+        let name = path.strip_prefix(place.path()).unwrap().display().to_string();
+        assert_eq!(problems.iter().map(|it| it.object.as_str()).collect::<Vec<_>>(), [name]);
+        fs::write(&path, bytes).unwrap();
+    }
+}
+
+#[test]
 fn indexes_are_made_anew_out_of_packs() {
-    let (place, disks) = filled();
+    Place::both().into_iter().for_each(makes_indexes_anew);
+}
+
+fn makes_indexes_anew(place: Place) {
+    let (place, disks) = filled(place);
     let indexes = files(&place.path().join("index"));
     for damage in 0..3 {
         let kept: Vec<_> = indexes.iter().map(|path| fs::read(path).unwrap()).collect();

@@ -5,12 +5,14 @@ mod check;
 mod collect;
 mod compare;
 mod damage;
+mod encryption;
 mod index;
 mod model;
 mod names;
 mod packs;
 mod prune;
 mod rollback;
+mod signatures;
 mod sorted;
 mod watched;
 
@@ -21,7 +23,9 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::objects::Folder;
-use super::{Keyring, NewDisk, NewSnapshot, Progress, Settings, Snapshot, SnapshotLayer, Store};
+use super::{
+    Keyring, NewDisk, NewSnapshot, Progress, Secret, Settings, Snapshot, SnapshotLayer, Store,
+};
 use crate::block::{BlockSource, Cache, Extent, MemorySource, Origin};
 use crate::chain::Chain;
 use crate::error::{Error, Kind, Result};
@@ -29,21 +33,45 @@ use crate::error::{Error, Kind, Result};
 /// Bytes of a block in most tests: the least that is allowed.
 const BLOCK: usize = 16 << 10;
 
+fn given(secret: Secret) -> Keyring {
+    Keyring::given(move || Ok(secret.clone()))
+}
+
 /// A store in a folder that goes with it.
 struct Place {
     dir: TempDir,
     store: Arc<Store>,
     cache: Arc<Cache>,
+    /// What opens it, if it is encrypted.
+    secret: Option<Secret>,
+}
+
+/// A key file, of which no attempt takes long.
+fn key_file(seed: u64) -> Secret {
+    Secret::key_file(noise(seed, 32)).unwrap()
 }
 
 impl Place {
     fn new() -> Self {
+        Self::with(None)
+    }
+
+    fn encrypted() -> Self {
+        Self::with(Some(key_file(1)))
+    }
+
+    /// One of each sort.
+    fn both() -> [Self; 2] {
+        [Self::new(), Self::encrypted()]
+    }
+
+    fn with(secret: Option<Secret>) -> Self {
         let dir = TempDir::new().unwrap();
         let cache = Cache::new(0);
         let settings = Settings { block_size: BLOCK as u32, ..Settings::default() };
         let objects = Arc::new(Folder::make(&dir.path().join("store")).unwrap());
-        let store = Store::init(objects, settings, &cache).unwrap();
-        Self { dir, store: Arc::new(store), cache }
+        let store = Store::init(objects, settings, secret.as_ref(), &cache).unwrap();
+        Self { dir, store: Arc::new(store), cache, secret }
     }
 
     fn path(&self) -> std::path::PathBuf {
@@ -52,14 +80,22 @@ impl Place {
 
     /// The store as another process finds it, with nothing in a cache.
     fn again(&self) -> Result<Arc<Store>> {
+        self.opened_with(&self.keyring())
+    }
+
+    fn keyring(&self) -> Keyring {
+        self.secret.clone().map(given).unwrap_or_default()
+    }
+
+    fn opened_with(&self, keyring: &Keyring) -> Result<Arc<Store>> {
         let objects = Arc::new(Folder::new(&self.path()));
-        Store::open(objects, &Cache::new(0), &Keyring::default()).map(Arc::new)
+        Store::open(objects, &Cache::new(0), keyring).map(Arc::new)
     }
 
     /// The same, though indexes may be damaged.
     fn again_damaged(&self) -> Store {
         let objects = Arc::new(Folder::new(&self.path()));
-        Store::open_damaged(objects, &Cache::new(0), &Keyring::default()).unwrap()
+        Store::open_damaged(objects, &Cache::new(0), &self.keyring()).unwrap()
     }
 
     fn create(
@@ -83,13 +119,14 @@ fn new(series: &str, second: i64, disk: &[u8], parent: Option<&Snapshot>) -> New
         parent: parent.cloned(),
         source: "memory".to_owned(),
         host: "here".to_owned(),
+        sign: None,
         disks: vec![NewDisk { name: "disk".to_owned(), source, layers: vec![] }],
     }
 }
 
 /// The whole disk of a snapshot.
 fn read(store: &Arc<Store>, snapshot: &Snapshot) -> Result<Vec<u8>> {
-    let layer = SnapshotLayer::new(Arc::clone(store), &snapshot.record.disks[0])?;
+    let layer = SnapshotLayer::new(Arc::clone(store), snapshot, &snapshot.record.disks[0])?;
     let chain = Chain::new(vec![Arc::new(layer)], Cache::new(0))?;
     let mut disk = vec![0xee; chain.len() as usize];
     chain.read_at(0, &mut disk)?;
@@ -105,7 +142,10 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 #[test]
 fn a_snapshot_reads_as_the_disk() {
-    let place = Place::new();
+    Place::both().iter().for_each(reads_as_the_disk);
+}
+
+fn reads_as_the_disk(place: &Place) {
     let mut disk = vec![0; 100 * BLOCK + 777];
     disk[5 * BLOCK..7 * BLOCK + 9].copy_from_slice(&noise(1, 2 * BLOCK + 9));
     disk[50 * BLOCK..60 * BLOCK].fill(7);
@@ -136,7 +176,10 @@ fn disks_of_zeros_and_of_nothing_are_stored_as_a_record() {
 
 #[test]
 fn maps_of_several_levels() {
-    let place = Place::new();
+    Place::both().iter().for_each(has_maps_of_several_levels);
+}
+
+fn has_maps_of_several_levels(place: &Place) {
     // 1,024 blocks are one page; these are two and a bit, below a page of level 1.
     let mut disk = vec![0; 2100 * BLOCK];
     for (seed, block) in [0, 1023, 1024, 2047, 2048, 2099].into_iter().enumerate() {

@@ -52,8 +52,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_snapshot_holds_what_it_was_made_of(steps in prop::collection::vec(step(), 1..30)) {
-        let mut place = Place::new();
+    fn every_snapshot_holds_what_it_was_made_of(steps in prop::collection::vec(step(), 1..30), is_encrypted in any::<bool>()) {
+        let mut place = if is_encrypted { Place::encrypted() } else { Place::new() };
         let mut states: [Vec<u8>; 3] = Default::default();
         let mut last: [Option<Snapshot>; 3] = Default::default();
         let mut alive: Vec<(Snapshot, Vec<u8>)> = Vec::new();

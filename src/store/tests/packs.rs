@@ -7,14 +7,22 @@ use super::super::pack::{Encoding, Filling, scan};
 use super::*;
 
 fn filled() -> (Vec<u8>, usize) {
-    let mut filling = Filling::new([7; 16], Keys.new_pack().unwrap());
+    let mut filling = Filling::new([7; 16], Keys::default().new_pack().unwrap());
     for seed in 0..5 {
         let kind = if seed == 3 { BlobKind::Page } else { BlobKind::Block };
         let bytes = noise(seed, 100 + seed as usize);
-        filling.add(kind, Keys.id(kind, &bytes), Encoding::Plain, bytes.len() as u32, &bytes);
+        filling
+            .add(
+                kind,
+                Keys::default().id(kind, &bytes),
+                Encoding::Plain,
+                bytes.len() as u32,
+                &bytes,
+            )
+            .unwrap();
     }
     let (pack, bytes, blobs) = filling.finish();
-    assert_eq!(scan(&bytes, [7; 16], &Keys).unwrap(), (pack.salt, blobs.clone()));
+    assert_eq!(scan(&bytes, [7; 16], &Keys::default()).unwrap(), (pack.salt, blobs.clone()));
     (bytes, blobs.len())
 }
 
@@ -22,7 +30,7 @@ fn filled() -> (Vec<u8>, usize) {
 fn what_was_put_in_is_found() {
     let (bytes, count) = filled();
     assert_eq!(count, 5);
-    assert_eq!(scan(&bytes, [8; 16], &Keys), Err(Cause::Magic));
+    assert_eq!(scan(&bytes, [8; 16], &Keys::default()), Err(Cause::Magic));
 }
 
 #[test]
@@ -31,10 +39,11 @@ fn each_flipped_bit_and_each_cut_is_found() {
     for at in 0..bytes.len() {
         let mut bad = bytes.clone();
         bad[at] ^= 1 << (at % 8);
-        assert!(scan(&bad, [7; 16], &Keys).is_err(), "bit flipped in byte {at}");
+        assert!(scan(&bad, [7; 16], &Keys::default()).is_err(), "bit flipped in byte {at}");
     }
-    let ends: Vec<usize> =
-        (0..bytes.len()).filter(|&end| scan(&bytes[..end], [7; 16], &Keys).is_ok()).collect();
+    let ends: Vec<usize> = (0..bytes.len())
+        .filter(|&end| scan(&bytes[..end], [7; 16], &Keys::default()).is_ok())
+        .collect();
     // Between two blobs a pack looks whole: its name tells that it is not.
     assert_eq!(
         ends,

@@ -17,9 +17,13 @@ impl Place {
         let cache = Cache::new(0);
         let path = dir.path().join("st");
         let at = Location::parse(path.as_os_str()).unwrap();
-        let store =
-            Store::init(at.make(&BucketOptions::default()).unwrap(), Settings::default(), &cache)
-                .unwrap();
+        let store = Store::init(
+            at.make(&BucketOptions::default()).unwrap(),
+            Settings::default(),
+            None,
+            &cache,
+        )
+        .unwrap();
         let opener = Arc::new(Opener::new(Policy::default(), Arc::clone(&cache)));
         let reference = Reference { path: path.clone(), snapshot: None };
         let opened = super::super::store(&at, &Options::default(), &cache).unwrap();
@@ -35,6 +39,7 @@ impl Place {
             layers: Vec::new(),
         };
         let new = NewSnapshot {
+            sign: None,
             series: series.to_owned(),
             time: Timestamp::new(second, i32::from(fill)).unwrap(),
             tags: Vec::new(),

@@ -413,6 +413,8 @@ impl Objects for Bucket {
                 Sort::Snapshots => "snapshots",
                 Sort::Leases => "leases",
                 Sort::Condemned => "condemned",
+                Sort::Keys => "keys",
+                Sort::Signatures => "signatures",
             }
         );
         let mut listed = Vec::new();

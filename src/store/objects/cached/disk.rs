@@ -86,7 +86,11 @@ impl PieceCache {
         let (sort, id) = match object {
             // It has no name of its own.
             // These are read once.
-            Object::Config | Object::Lease(_) | Object::Condemned(_) => return None,
+            Object::Config
+            | Object::Lease(_)
+            | Object::Condemned(_)
+            | Object::Key(_)
+            | Object::Signature(_) => return None,
             Object::Pack(id) => ('p', id),
             Object::Index(id) => ('i', id),
             Object::Snapshot(id) => ('s', id),

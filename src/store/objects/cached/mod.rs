@@ -375,9 +375,12 @@ fn read_ahead(shared: &Shared, receive: &Mutex<Receiver<Ahead>>) {
     }
 }
 
-/// Whether it is of the moment, and not worth being kept.
+/// Whether it is read once, and not worth being kept.
 fn is_passing(object: Object) -> bool {
-    matches!(object, Object::Lease(_) | Object::Condemned(_))
+    match object {
+        Object::Config | Object::Pack(_) | Object::Index(_) | Object::Snapshot(_) => false,
+        Object::Lease(_) | Object::Condemned(_) | Object::Key(_) | Object::Signature(_) => true,
+    }
 }
 
 impl Objects for Cached {
@@ -462,7 +465,7 @@ impl Objects for Cached {
             // They are read next, one by one.
             Sort::Snapshots => self.gather(&objects, 1),
             Sort::Indexes => self.gather(&objects, INDEX_RUN),
-            Sort::Packs | Sort::Leases | Sort::Condemned => {}
+            Sort::Packs | Sort::Leases | Sort::Condemned | Sort::Keys | Sort::Signatures => {}
         }
         Ok(listed)
     }
