@@ -1,7 +1,9 @@
+use jiff::Timestamp;
+
 use super::*;
 use crate::block::{Cache, MemorySource};
 use crate::policy::Policy;
-use crate::store::{NewDisk, NewSnapshot, Progress, Settings};
+use crate::store::{Id, NewDisk, NewSnapshot, Progress, Settings};
 
 struct Place {
     _dir: tempfile::TempDir,
