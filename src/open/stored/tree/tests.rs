@@ -1,9 +1,7 @@
-use jiff::Timestamp;
-
 use super::*;
 use crate::block::{Cache, MemorySource};
 use crate::policy::Policy;
-use crate::store::{Id, NewDisk, NewSnapshot, Progress, Settings};
+use crate::store::{NewDisk, NewSnapshot, Progress, Settings};
 
 struct Place {
     _dir: tempfile::TempDir,
@@ -25,14 +23,14 @@ impl Place {
     }
 
     /// A snapshot of disks that are filled with `fill`.
-    fn add(&self, series: &str, second: i64, fill: u8, disks: &[&str]) -> Id {
+    fn add(&self, series: &str, second: i64, fill: u8, disks: &[&str]) -> crate::store::Id {
         let disk = |name: &&str| NewDisk {
             name: (*name).to_owned(),
             source: Arc::new(MemorySource::new(vec![fill; 8192])),
         };
         let new = NewSnapshot {
             series: series.to_owned(),
-            time: Timestamp::new(second, i32::from(fill)).unwrap(),
+            time: jiff::Timestamp::new(second, i32::from(fill)).unwrap(),
             tags: Vec::new(),
             parent: None,
             source: String::new(),
@@ -129,7 +127,7 @@ fn few_of_many_are_open_and_numbers_stay() {
         place.add("web", i64::from(nth), nth + 1, &["disk"]);
     }
     let path = |nth: u8| {
-        let time = Timestamp::from_second(i64::from(nth)).unwrap();
+        let time = jiff::Timestamp::from_second(i64::from(nth)).unwrap();
         format!("web/{time}/disk.img")
     };
     let before = place.node(&path(0)).unwrap();
