@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{BlockSink, BlockSource, Extent, FileSource, Origin, check_range, lock};
+use super::{BlockSink, BlockSource, Extent, FileSource, FileStorage, Origin, check_range, lock};
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// A host file or block device opened for writing. Its holes are those of the host.
@@ -98,9 +98,14 @@ impl BlockSource for FileSink {
 impl BlockSink for FileSink {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         check_range(offset, data.len(), self.len())?;
-        self.file
-            .write_all_at(data, offset)
-            .map_err(|error| self.told(error, "writing", data.len() as u64, offset))
+        let mut at = offset;
+        for piece in data.chunks(FileStorage::PIECE) {
+            self.file
+                .write_all_at(piece, at)
+                .map_err(|error| self.told(error, "writing", piece.len() as u64, at))?;
+            at += piece.len() as u64;
+        }
+        Ok(())
     }
 
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {

@@ -68,7 +68,7 @@ impl FileStorage {
     /// Bytes of the largest write of the host. Its page cache keeps what is written in one call in
     /// folios of up to that size, and ext4 (Linux 6.18) looks at every block of a folio whenever a
     /// part of it is written: after writes of 1 MiB, those of 4 KiB took twice as long.
-    const PIECE: usize = 128 << 10;
+    pub(super) const PIECE: usize = 128 << 10;
 
     /// Opens the regular file at `path`, and locks it as a running QEMU does: neither QEMU nor
     /// another `strata` can open it for writing as long as this one lives.

@@ -258,7 +258,10 @@ impl Conversion<'_> {
                 return output(out.write_all(&piece.bytes));
             }
             let mut left = piece.range.end - piece.range.start;
-            while left > 0 && !self.stop.load(Ordering::Relaxed) {
+            while left > 0 {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(Error::new(Kind::Io, "interrupted"));
+                }
                 let len = left.min(zeros.len() as u64);
                 output(out.write_all(zeros.get(..len as usize).unwrap_or_default()))?;
                 left -= len;

@@ -7,14 +7,14 @@
 //! and links of this tree itself; 48 bits are the number there. Those of this tree count up and are never
 //! used again, so that they serve as positions in a listing, too.
 
-use std::collections::{BTreeMap, HashMap};
+mod listed;
+
 use std::fmt;
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 
 use super::super::view::View;
@@ -22,8 +22,10 @@ use super::super::{Opener, Reference};
 use super::time_of;
 use crate::block::{Extent, Origin};
 use crate::error::{Error, Kind, Result};
-use crate::store::{Id, Snapshot, Store};
+use crate::store::{Snapshot, Store};
 use crate::tree::{Attr, DirEntry, FileKind, FileTree, NodeId, StatFs};
+
+use listed::{Entry, Listed, Own};
 
 /// How long a list of snapshots is fresh.
 const FRESH: Duration = Duration::from_secs(1);
@@ -36,10 +38,6 @@ const MOST_DISKS: usize = 0x7fff;
 
 const INNER_BITS: u32 = 48;
 const ROOT: u64 = 1;
-/// Where the link to the newest snapshot comes in a listing: before all nodes but the root.
-const LATEST_POSITION: u64 = ROOT;
-const LATEST: &[u8] = b"latest";
-
 /// The snapshots of a store.
 pub(in crate::open) struct StoreTree {
     opener: Arc<Opener>,
@@ -54,48 +52,6 @@ pub(in crate::open) struct StoreTree {
     disks: RwLock<Vec<Arc<OpenDisk>>>,
     /// Counts what was asked of disks, to know which was asked least lately.
     clock: AtomicU64,
-}
-
-/// What is known of the store.
-#[derive(Debug)]
-struct Listed {
-    series: BTreeMap<String, Series>,
-    nodes: HashMap<u64, Own>,
-    known: HashMap<Id, u64>,
-    /// Records that cannot be read, which was told.
-    damaged: HashMap<Id, ()>,
-    next: u64,
-}
-
-#[derive(Debug)]
-struct Series {
-    node: u64,
-    /// By their nodes.
-    snapshots: BTreeMap<u64, Arc<[u8]>>,
-    by_name: HashMap<Arc<[u8]>, u64>,
-    /// The link to the newest.
-    latest: u64,
-}
-
-/// A folder or link of this tree itself.
-#[derive(Debug, Clone)]
-enum Own {
-    Root,
-    Series(String),
-    /// To a snapshot of the series; one to another is another node, so that no old target is remembered.
-    Link(Arc<[u8]>, Timestamp),
-    Snapshot(Arc<Entry>),
-    /// One of several disks of a snapshot.
-    Disk(Arc<Entry>, usize),
-}
-
-/// A snapshot that is listed.
-#[derive(Debug)]
-struct Entry {
-    node: u64,
-    snapshot: Snapshot,
-    /// Which of [`StoreTree::disks`] each of its disks is, once it was entered.
-    entered: Box<[OnceLock<u16>]>,
 }
 
 /// A disk that was entered.
@@ -132,13 +88,6 @@ impl StoreTree {
         store: Arc<Store>,
         view: View,
     ) -> Result<Self> {
-        let listed = Listed {
-            series: BTreeMap::new(),
-            nodes: HashMap::from([(ROOT, Own::Root)]),
-            known: HashMap::new(),
-            damaged: HashMap::new(),
-            next: ROOT + 1,
-        };
         let tree = Self {
             opener: Arc::clone(opener),
             reference: reference.clone(),
@@ -146,7 +95,7 @@ impl StoreTree {
             view,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
-            listed: RwLock::new(listed),
+            listed: RwLock::new(Listed::new()),
             listing: Mutex::new(None),
             disks: RwLock::default(),
             clock: AtomicU64::new(0),
@@ -171,15 +120,7 @@ impl StoreTree {
 
     fn look(&self) -> Result<()> {
         let there = self.store.snapshot_ids()?;
-        let (new, gone) = {
-            let listed = self.listed.read();
-            let is_new =
-                |id: &&Id| !listed.known.contains_key(*id) && !listed.damaged.contains_key(*id);
-            let new: Vec<Id> = there.iter().filter(is_new).copied().collect();
-            let there: std::collections::HashSet<&Id> = there.iter().collect();
-            let gone = listed.known.keys().filter(|id| !there.contains(id)).copied();
-            (new, gone.collect::<Vec<Id>>())
-        };
+        let (new, gone) = self.listed.read().compare(&there);
         if new.is_empty() && gone.is_empty() {
             return Ok(());
         }
@@ -197,19 +138,14 @@ impl StoreTree {
                 Err(error) => return Err(error),
             }
         }
-        found.sort_by_key(|snapshot| (snapshot.record.time, snapshot.id));
-        let mut listed = self.listed.write();
-        listed.damaged.extend(damaged.into_iter().map(|id| (id, ())));
-        gone.iter().for_each(|id| listed.remove(id));
-        found.into_iter().for_each(|snapshot| listed.add(snapshot));
-        listed.link();
+        self.listed.write().update(found, &damaged, &gone);
         Ok(())
     }
 
     fn place(&self, node: NodeId) -> Result<Place> {
         let disk = (node.0 >> INNER_BITS) as u16;
         if disk == 0 {
-            let own = self.listed.read().nodes.get(&node.0).cloned();
+            let own = self.listed.read().own(node.0).cloned();
             return own.map(Place::Own).ok_or_else(gone);
         }
         let tree = self.tree(disk)?;
@@ -308,27 +244,10 @@ impl StoreTree {
     }
 
     fn own_attr(&self, node: NodeId, own: &Own) -> Attr {
-        let (kind, mode, size, time, folders) = match own {
-            Own::Root => {
-                let listed = self.listed.read();
-                let times = listed.series.values().map(|series| listed.newest(series));
-                let time = times.flatten().max().unwrap_or(Timestamp::UNIX_EPOCH);
-                (FileKind::Directory, 0o755, 0, time, listed.series.len())
-            }
-            Own::Series(name) => {
-                let listed = self.listed.read();
-                let series = listed.series.get(name);
-                let time = series.and_then(|series| listed.newest(series));
-                let count = series.map_or(0, |series| series.snapshots.len());
-                (FileKind::Directory, 0o755, 0, time.unwrap_or(Timestamp::UNIX_EPOCH), count)
-            }
-            Own::Link(target, time) => (FileKind::Symlink, 0o777, target.len(), *time, 0),
-            Own::Snapshot(entry) => {
-                let disks = entry.snapshot.record.disks.len();
-                let folders = if disks == 1 { 0 } else { disks };
-                (FileKind::Directory, 0o755, 0, entry.snapshot.record.time, folders)
-            }
-            Own::Disk(entry, _) => (FileKind::Directory, 0o755, 0, entry.snapshot.record.time, 0),
+        let (time, folders) = self.listed.read().told(own);
+        let (kind, mode, size) = match own {
+            Own::Link(target, _) => (FileKind::Symlink, 0o777, target.len()),
+            _ => (FileKind::Directory, 0o755, 0),
         };
         let time = time_of(time);
         Attr {
@@ -348,29 +267,12 @@ impl StoreTree {
     }
 
     fn own_lookup(&self, own: &Own, name: &[u8]) -> Result<Option<NodeId>> {
-        if matches!(own, Own::Root | Own::Series(_)) {
-            self.refresh();
-        }
-        let listed = self.listed.read();
-        let found = match own {
-            Own::Root => {
-                let name = std::str::from_utf8(name).ok();
-                name.and_then(|name| listed.series.get(name)).map(|series| series.node)
-            }
-            Own::Series(series) => listed.series.get(series).and_then(|series| match name {
-                LATEST => Some(series.latest),
-                name => series.by_name.get(name).copied(),
-            }),
-            Own::Snapshot(entry) => {
-                let mut disks = (1..).zip(&entry.snapshot.record.disks);
-                disks
-                    .find(|(_, disk)| disk.name.as_bytes() == name)
-                    .map(|(nth, _)| entry.node + nth)
-            }
-            Own::Disk(..) => None,
+        match own {
+            Own::Root | Own::Series(_) => self.refresh(),
+            Own::Snapshot(_) | Own::Disk(..) => {}
             Own::Link(..) => return Err(no_folder()),
-        };
-        Ok(found.map(NodeId))
+        }
+        Ok(self.listed.read().find(own, name).map(NodeId))
     }
 
     fn own_list(
@@ -379,145 +281,19 @@ impl StoreTree {
         after: u64,
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<()> {
-        if after == 0 && matches!(own, Own::Root | Own::Series(_)) {
-            self.refresh();
-        }
-        // Not while `emit` runs, which may ask for attributes.
-        let mut entries: Vec<(Arc<[u8]>, u64, u64)> = Vec::new();
         match own {
-            Own::Root => {
-                let listed = self.listed.read();
-                let all = listed.series.iter();
-                entries.extend(
-                    all.map(|(name, series)| (name.as_bytes().into(), series.node, series.node)),
-                );
-            }
-            Own::Series(name) => {
-                let listed = self.listed.read();
-                let Some(series) = listed.series.get(name) else { return Ok(()) };
-                entries.push((LATEST.into(), series.latest, LATEST_POSITION));
-                let all = series.snapshots.range(after..);
-                entries.extend(all.map(|(node, name)| (Arc::clone(name), *node, *node)));
-            }
-            Own::Snapshot(entry) => {
-                for (nth, disk) in (1..).zip(&entry.snapshot.record.disks) {
-                    let node = entry.node + nth;
-                    entries.push((disk.name.as_bytes().into(), node, node));
-                }
-            }
-            Own::Disk(..) => {}
+            Own::Root | Own::Series(_) if after == 0 => self.refresh(),
             Own::Link(..) => return Err(no_folder()),
+            _ => {}
         }
-        entries.sort_unstable_by_key(|(_, _, position)| *position);
-        for (name, node, next) in entries.into_iter().filter(|(_, _, next)| *next > after) {
+        // Not held while `emit` runs, which may ask for attributes.
+        let entries = self.listed.read().entries(own, after);
+        for (name, node, next) in entries {
             if !emit(DirEntry { name: &name, node: NodeId(node), next }) {
                 break;
             }
         }
         Ok(())
-    }
-}
-
-impl Listed {
-    fn take(&mut self, count: u64) -> u64 {
-        let node = self.next;
-        self.next += count;
-        node
-    }
-
-    fn add(&mut self, snapshot: Snapshot) {
-        let disks = snapshot.record.disks.len();
-        let node = self.take(1 + disks as u64);
-        let (id, name) = (snapshot.id, snapshot.record.series.clone());
-        if !self.series.contains_key(&name) {
-            let own = self.take(1);
-            self.nodes.insert(own, Own::Series(name.clone()));
-            let (snapshots, by_name) = Default::default();
-            self.series.insert(name.clone(), Series { node: own, snapshots, by_name, latest: 0 });
-        }
-        let Some(series) = self.series.get_mut(&name) else { return };
-        let folder = series.name_for(&snapshot);
-        series.snapshots.insert(node, Arc::clone(&folder));
-        series.by_name.insert(folder, node);
-        let entered = (0..disks).map(|_| OnceLock::new()).collect();
-        let entry = Arc::new(Entry { node, snapshot, entered });
-        if disks > 1 {
-            for (nth, number) in (1..).zip(0..disks) {
-                self.nodes.insert(node + nth, Own::Disk(Arc::clone(&entry), number));
-            }
-        }
-        self.nodes.insert(node, Own::Snapshot(entry));
-        self.known.insert(id, node);
-    }
-
-    /// Takes a snapshot out of the list. One that was entered can still be read.
-    fn remove(&mut self, id: &Id) {
-        let Some(node) = self.known.remove(id) else { return };
-        let Some(Own::Snapshot(entry)) = self.nodes.get(&node).cloned() else { return };
-        if let Some(series) = self.series.get_mut(&entry.snapshot.record.series) {
-            if let Some(name) = series.snapshots.remove(&node) {
-                series.by_name.remove(&name);
-            }
-            if series.snapshots.is_empty() {
-                self.nodes.remove(&series.node);
-                self.nodes.remove(&series.latest);
-                self.series.remove(&entry.snapshot.record.series);
-            }
-        }
-        if entry.entered.iter().all(|slot| slot.get().is_none()) {
-            (0..=entry.entered.len() as u64).for_each(|nth| drop(self.nodes.remove(&(node + nth))));
-        }
-    }
-
-    /// Makes each link lead to the newest snapshot.
-    fn link(&mut self) {
-        let mut moved = Vec::new();
-        for (name, series) in &self.series {
-            let newest =
-                series.snapshots.iter().filter_map(|(node, name)| match self.nodes.get(node) {
-                    Some(Own::Snapshot(entry)) => {
-                        Some((entry.snapshot.record.time, entry.snapshot.id, name))
-                    }
-                    _ => None,
-                });
-            let Some((time, _, target)) = newest.max() else { continue };
-            let now = self.nodes.get(&series.latest);
-            if !matches!(now, Some(Own::Link(current, _)) if current == target) {
-                moved.push((name.clone(), Arc::clone(target), time));
-            }
-        }
-        for (name, target, time) in moved {
-            let link = self.take(1);
-            self.nodes.insert(link, Own::Link(target, time));
-            if let Some(series) = self.series.get_mut(&name) {
-                let before = std::mem::replace(&mut series.latest, link);
-                self.nodes.remove(&before);
-            }
-        }
-    }
-
-    fn newest(&self, series: &Series) -> Option<Timestamp> {
-        match self.nodes.get(&series.latest) {
-            Some(Own::Link(_, time)) => Some(*time),
-            _ => None,
-        }
-    }
-}
-
-impl Series {
-    /// What the folder of a snapshot is called: its time to the second, and its id if another has that name.
-    fn name_for(&self, snapshot: &Snapshot) -> Arc<[u8]> {
-        let second = Timestamp::from_second(snapshot.record.time.as_second());
-        let time = second.unwrap_or(snapshot.record.time).to_string();
-        if !self.by_name.contains_key(time.as_bytes()) {
-            return time.into_bytes().into();
-        }
-        let id = snapshot.id.to_string();
-        let short = format!("{time}-{}", id.get(..12).unwrap_or(&id)).into_bytes();
-        match self.by_name.contains_key(short.as_slice()) {
-            false => short.into(),
-            true => format!("{time}-{id}").into_bytes().into(),
-        }
     }
 }
 
@@ -647,7 +423,7 @@ impl FileTree for StoreTree {
             blocks: 0,
             free: 0,
             available: 0,
-            files: self.listed.read().nodes.len() as u64,
+            files: self.listed.read().len() as u64,
             files_free: 0,
             name_max: 255,
         })
@@ -661,7 +437,7 @@ impl FileTree for StoreTree {
         if node.0 >> INNER_BITS != 0 {
             return None;
         }
-        match self.listed.read().nodes.get(&node.0) {
+        match self.listed.read().own(node.0) {
             Some(Own::Snapshot(_) | Own::Disk(..) | Own::Link(..)) => None,
             Some(Own::Root | Own::Series(_)) | None => Some(FRESH),
         }

@@ -32,7 +32,7 @@ impl Place {
     }
 
     /// A snapshot of disks that are filled with `fill`.
-    fn add(&self, series: &str, second: i64, fill: u8, disks: &[&str]) -> Id {
+    fn add(&self, series: &str, second: i64, fill: u8, disks: &[&str]) -> crate::store::Id {
         let disk = |name: &&str| NewDisk {
             name: (*name).to_owned(),
             source: Arc::new(MemorySource::new(vec![fill; 8192])),
@@ -41,7 +41,7 @@ impl Place {
         let new = NewSnapshot {
             sign: None,
             series: series.to_owned(),
-            time: Timestamp::new(second, i32::from(fill)).unwrap(),
+            time: jiff::Timestamp::new(second, i32::from(fill)).unwrap(),
             tags: Vec::new(),
             parent: None,
             source: String::new(),
@@ -138,7 +138,7 @@ fn few_of_many_are_open_and_numbers_stay() {
         place.add("web", i64::from(nth), nth + 1, &["disk"]);
     }
     let path = |nth: u8| {
-        let time = Timestamp::from_second(i64::from(nth)).unwrap();
+        let time = jiff::Timestamp::from_second(i64::from(nth)).unwrap();
         format!("web/{time}/disk.img")
     };
     let before = place.node(&path(0)).unwrap();
