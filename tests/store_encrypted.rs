@@ -228,7 +228,7 @@ fn mistakes_are_told_in_a_line_and_a_hint() {
     let told = fails(&mut place.strata(&["store", "key", "list", "plain"]));
     assert!(told.contains("has no keys"), "{told}");
     // A key that is set for a store does not matter where there is none.
-    run(&mut place.strata(&["info", "disk.raw"]).env("STRATA_KEY_FILE", "none"));
+    run(place.strata(&["info", "disk.raw"]).env("STRATA_KEY_FILE", "none"));
 }
 
 /// Runs its arguments behind `--` on a terminal, and answers each question with one of those before; prints what was
