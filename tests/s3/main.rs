@@ -316,7 +316,7 @@ fn copies(ceph: &Ceph, place: &Place) {
     place.told_alone(&["store", "init", back]);
     let (last, expected) = &made[2];
     let told = place.json(&["store", "copy", bucket, back, "--snapshot", last]);
-    assert_eq!(ids(&told["snapshots"]), [last.clone()], "{told}");
+    assert_eq!(told["snapshots"], serde_json::json!([last]), "{told}");
     assert!(told["blobs"].as_u64().unwrap() > 300, "{told}");
     assert!(place.raw(&format!("{back}::web")) == *expected);
     let told = place.json(&["store", "copy", bucket, back, "--series", "web"]);
