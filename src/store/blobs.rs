@@ -97,7 +97,7 @@ impl Store {
     /// Fills `out` with the blob `id`, which is as long.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`](crate::error::Kind::Corrupt) if it is in no index, or damaged wherever it lies.
+    /// [`Kind::Corrupt`] if it is in no index, or damaged wherever it lies.
     pub(super) fn read_blob(&self, kind: BlobKind, id: &Id, out: &mut [u8]) -> Result<()> {
         self.try_each(kind, id, &mut |location| {
             if location.blob.plain as usize != out.len() {

@@ -118,6 +118,11 @@ fn ids(told: &Value) -> Vec<String> {
     ids.map(|id| id.as_str().unwrap().to_owned()).collect()
 }
 
+/// How often a snapshot is made and read behind the proxy.
+fn rounds() -> u64 {
+    std::env::var("STRATA_S3_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap())
+}
+
 /// Seeds of what the proxy does.
 fn seed() -> u64 {
     std::env::var("STRATA_S3_SEED").map_or(1, |seed| seed.parse().unwrap())
@@ -311,7 +316,7 @@ fn copies(ceph: &Ceph, place: &Place) {
     place.told_alone(&["store", "init", back]);
     let (last, expected) = &made[2];
     let told = place.json(&["store", "copy", bucket, back, "--snapshot", last]);
-    assert_eq!(ids(&told["snapshots"]), std::slice::from_ref(&last), "{told}");
+    assert_eq!(told["snapshots"], serde_json::json!([last]), "{told}");
     assert!(told["blobs"].as_u64().unwrap() > 300, "{told}");
     assert!(place.raw(&format!("{back}::web")) == *expected);
     let told = place.json(&["store", "copy", bucket, back, "--series", "web"]);
@@ -340,7 +345,7 @@ fn failing(ceph: &Ceph) {
     let store = "s3://bucket/far";
     proxy.fail(30, &Fault::ALL);
     place.told(&["store", "init", store]);
-    for round in 0..2 {
+    for round in 0..rounds() {
         file.write_all_at(&noise(20 + round, 3 << 20), 70 << 20).unwrap();
         place.create(store, "web", &raw);
         assert!(place.raw("s3://bucket/far::web") == fs::read(&raw).unwrap());
@@ -348,7 +353,7 @@ fn failing(ceph: &Ceph) {
     }
     place.check(store);
     let (requests, faults) = proxy.counted();
-    assert!(faults * 100 > requests * 20 && faults > 15, "{faults} of {requests} failed");
+    assert!(faults * 100 > requests * 20 && faults > 10, "{faults} of {requests} failed");
 
     // All fail: it is told how, and soon.
     for (fault, told) in [
@@ -360,12 +365,12 @@ fn failing(ceph: &Ceph) {
     ] {
         proxy.fail(100, &[fault]);
         let began = Instant::now();
-        let list = ["snapshot", "list", store, "--request-timeout", "3"];
+        let list = ["snapshot", "list", store, "--request-timeout", "2"];
         let output = place.strata(&list).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && said.contains(told), "{fault:?}: {said}");
         assert!(said.starts_with("strata: s3://bucket/far"), "{said}");
         // It may take a try more than it has time for.
-        assert!(began.elapsed() < Duration::from_secs(30), "{fault:?}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(15), "{fault:?}: {:?}", began.elapsed());
     }
 }

@@ -45,6 +45,8 @@ const ONE_PUT: usize = 64 << 20;
 const PART: usize = 16 << 20;
 /// Parts that are sent at the same time.
 const PARTS: usize = 4;
+/// How long is waited for a server that does not move, at most.
+const MOST_PATIENCE: Duration = Duration::from_secs(20);
 /// The pause before something is tried again at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -343,9 +345,6 @@ impl Bucket {
         Ok(found.size)
     }
 }
-
-/// How long is waited for a server that does not move, at most.
-const MOST_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Drop for Bucket {
     fn drop(&mut self) {

@@ -164,10 +164,12 @@ impl Shared {
         if let Some(piece) = self.coming_or_here(key) {
             return piece;
         }
-        self.fetch(key, count);
+        if let Some(flight) = self.fetch(key, count) {
+            return flight.wait();
+        }
         match self.coming_or_here(key) {
             Some(piece) => piece,
-            // So much was read meanwhile that it is gone again.
+            // Somebody brought it, and so much was read meanwhile that it is gone again.
             None => self.fetch_alone(key).map(Arc::new),
         }
     }
@@ -184,8 +186,9 @@ impl Shared {
         Ok(Piece { bytes: bytes.to_vec(), object_len })
     }
 
-    /// Brings the piece `first` here, and those behind it that nobody else brings.
-    fn fetch(&self, first: Key, count: u64) {
+    /// Brings the piece `first` here, and those behind it that nobody else brings. Its flight, unless somebody else
+    /// brings it, too.
+    fn fetch(&self, first: Key, count: u64) -> Option<Arc<Flight>> {
         let Key(object, from) = first;
         let flights: Vec<Arc<Flight>> = {
             let mut table = self.table.lock();
@@ -218,6 +221,7 @@ impl Shared {
         if left < end {
             self.fetch_run(object, left..end, &flight);
         }
+        flights.first().cloned()
     }
 
     fn fetch_run<'a>(
