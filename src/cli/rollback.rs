@@ -63,6 +63,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         return Err(error.with_hint(format!("as {}::SERIES", path.display())));
     };
     let (snapshot, record) = store.select(&name).within(|| store.name())?;
+    store.trust(&snapshot)?;
     let rollback = Rollback { args, store: &store, record: &record };
     let shown = || args.disk.display().to_string();
     let source = FileSource::open(&args.disk)?;

@@ -213,6 +213,7 @@ impl Opener {
             )));
         };
         let (snapshot, disk) = store.select(name).within(named)?;
+        store.trust(&snapshot)?;
         Ok((store, snapshot, disk))
     }
 }

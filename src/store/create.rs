@@ -111,6 +111,10 @@ impl Store {
         {
             new.parent = None;
         }
+        // What it says of the disk may be taken over.
+        if let Some(parent) = &new.parent {
+            self.trust(parent)?;
+        }
         let total = new.disks.iter().map(|disk| disk.source.len()).sum();
         progress.total.store(total, Ordering::Relaxed);
         let mut disks = Vec::new();

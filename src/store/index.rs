@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::cause::Cause;
 use super::id::{BlobKind, ID, Id};
-use super::keys::{Keys, Salt};
+use super::keys::{Code, Keys, Salt};
 use super::objects::{Object, Objects};
 use super::pack::{Blob, Encoding, Pack};
 use super::sealed::{self, Sealed};
@@ -22,6 +22,15 @@ use crate::wire;
 const PAGE: usize = 4096;
 /// Entries of a page.
 const PER_PAGE: usize = 85;
+/// Bytes of the entries of a page,
+const ENTRIES: usize = PER_PAGE * size_of::<Entry>();
+/// and of its code, behind which are their number and a checksum.
+const PAGE_CODE: usize = 8;
+const _: () = assert!(ENTRIES + PAGE_CODE + 8 == PAGE);
+/// What the code of the part before the pages is told from those of pages by,
+const IN_FRONT: u64 = u64::MAX;
+/// and where it lies behind the first header.
+const CODE_AT: std::ops::Range<usize> = 48..64;
 /// Packs of an index at most: the list of them is held in memory.
 const MOST_PACKS: u32 = 1 << 24;
 
@@ -35,7 +44,10 @@ struct Header {
     last: U64,
     /// What indexes have in common that were written together, each for its own range of ids; 0 for one alone.
     run: U64,
-    zeros: [u8; 32],
+    /// What tells its codes from those of other indexes; zeros where there are none.
+    salt: Salt,
+    /// Of what is before the pages.
+    code: Code,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -108,15 +120,18 @@ pub(super) fn make(
         crc: 0.into(),
         last: blobs.last().map_or(0, |(_, blob)| blob.id.prefix()).into(),
         run: run.into(),
-        zeros: [0; 32],
+        salt: keys.new_pack()?.salt,
+        code: Code::default(),
     };
+    let salt = header.salt;
+    header.code = keys.code(&salt, IN_FRONT, &[header.as_bytes(), &head]);
     header.crc = crc32c::crc32c_append(crc32c::crc32c(header.as_bytes()), &head).into();
     let mut payload = header.as_bytes().to_vec();
     payload.extend_from_slice(&head);
     let pages = (payload.len() + sealed::HEADER).next_multiple_of(PAGE) - sealed::HEADER;
     payload.reserve(pages - payload.len() + blobs.len().div_ceil(PER_PAGE) * PAGE);
     payload.resize(pages, 0);
-    for page in blobs.chunks(PER_PAGE) {
+    for (number, page) in blobs.chunks(PER_PAGE).enumerate() {
         let start = payload.len();
         for (pack, blob) in page {
             let encoding = if blob.encoding == Encoding::Zstd { ZSTD } else { 0 };
@@ -130,8 +145,12 @@ pub(super) fn make(
             };
             payload.extend_from_slice(entry.as_bytes());
         }
-        payload.resize(start + PAGE - 8, 0);
-        payload.extend_from_slice(&(page.len() as u32).to_le_bytes());
+        payload.resize(start + ENTRIES, 0);
+        let count = (page.len() as u32).to_le_bytes();
+        let entries = payload.get(start..).unwrap_or_default();
+        let code = keys.code(&salt, number as u64, &[entries, &count]);
+        payload.extend_from_slice(code.get(..PAGE_CODE).unwrap_or_default());
+        payload.extend_from_slice(&count);
         let sum = crc32c::crc32c(payload.get(start..).unwrap_or_default());
         payload.extend_from_slice(&sum.to_le_bytes());
     }
@@ -142,6 +161,8 @@ pub(super) fn make(
 #[derive(Debug)]
 pub(super) struct Index {
     id: Id,
+    keys: Keys,
+    salt: Salt,
     objects: Arc<dyn Objects>,
     cache: Arc<Cache>,
     pages: Owner,
@@ -185,6 +206,7 @@ impl Index {
         let header: &Header = wire::record(&head, sealed::HEADER).ok_or(Cause::Magic)?;
         let (entries, packs, crc) = (header.entries.get(), header.packs.get(), header.crc.get());
         let (last, run) = (header.last.get(), header.run.get());
+        let (salt, code) = (header.salt, header.code);
         let pages = entries.div_ceil(PER_PAGE as u64);
         let fault = || Cause::IndexSize { entries, packs: packs.into(), len };
         let (first_page, used) = head_len(packs, pages).ok_or_else(fault)?;
@@ -202,12 +224,18 @@ impl Index {
         if crc32c::crc32c(&summed) != crc {
             return Err(Cause::Seal.into());
         }
+        summed.get_mut(CODE_AT).unwrap_or_default().fill(0);
+        if !same(&keys.code(&salt, IN_FRONT, &[&summed]), &code) {
+            return Err(Cause::Seal.into());
+        }
         let list = head.get(HEAD..).unwrap_or_default();
         let (packs, fences) = list.split_at(packs as usize * size_of::<PackEntry>());
         let packs = wire::records::<PackEntry>(packs);
         let fences = wire::records::<zerocopy::big_endian::U64>(fences);
         Ok(Self {
             id,
+            keys: keys.clone(),
+            salt,
             objects: Arc::clone(objects),
             cache: Arc::clone(cache),
             pages: cache.owner(),
@@ -291,7 +319,18 @@ impl Index {
     }
 
     fn read_pages(&self, number: u64, buf: &mut [u8]) -> Result<()> {
-        self.objects.read_at(Object::Index(self.id), self.first_page + number * PAGE as u64, buf)
+        let at = self.first_page + number * PAGE as u64;
+        self.objects.read_at(Object::Index(self.id), at, buf)?;
+        for (number, page) in (number..).zip(buf.chunks_exact(PAGE)) {
+            let (entries, rest) = page.split_at_checked(ENTRIES).unwrap_or_default();
+            let (code, rest) = rest.split_at_checked(PAGE_CODE).unwrap_or_default();
+            let count = rest.get(..4).unwrap_or_default();
+            let wanted = self.keys.code(&self.salt, number, &[entries, count]);
+            if !same(wanted.get(..PAGE_CODE).unwrap_or_default(), code) {
+                return Err(Cause::IndexPage { page: number }.into());
+            }
+        }
+        Ok(())
     }
 
     fn location(&self, entry: &Entry, page: u64) -> Result<Location> {
@@ -358,6 +397,12 @@ impl Entries<'_> {
             self.at += PAGE;
         }
     }
+}
+
+/// Whether two codes are one, in a time that tells nothing of where they differ.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    let differing = one.iter().zip(other).fold(0, |all, (one, other)| all | (one ^ other));
+    one.len() == other.len() && differing == 0
 }
 
 fn bad(page: u64, what: &'static str) -> Error {

@@ -34,6 +34,10 @@ pub(super) const TAG: usize = MAX_TAG_LEN;
 pub(super) type Salt = [u8; SALT];
 const SALT: usize = 16;
 
+/// The code of a part of an index.
+pub(super) type Code = [u8; CODE];
+const CODE: usize = 16;
+
 /// The context that map pages are hashed in, so that none has the id of a block.
 const PAGES: &str = "stratafs store 2026-11-22 map page";
 
@@ -52,6 +56,8 @@ struct Derived {
     seals: [u8; KEY],
     /// Of the payloads of objects.
     payloads: [u8; KEY],
+    /// Of the parts of indexes.
+    parts: [u8; KEY],
     /// Of the blobs of packs.
     blobs: [u8; KEY],
 }
@@ -78,6 +84,7 @@ impl Keys {
             page_ids: blake3::derive_key("stratafs store 2026-11-22 page ids", master),
             seals: blake3::derive_key("stratafs store 2026-11-22 seals", master),
             payloads: blake3::derive_key("stratafs store 2026-11-22 payloads", master),
+            parts: blake3::derive_key("stratafs store 2026-11-22 index parts", master),
             blobs: blake3::derive_key("stratafs store 2026-11-22 blobs", master),
         })))
     }
@@ -193,6 +200,18 @@ impl Keys {
 
     fn protected_otherwise(&self) -> Cause {
         if self.are_there() { Cause::Unprotected } else { Cause::Protected }
+    }
+
+    /// What tells a part of an index that is read alone from what anybody else could have written there; zeros if the
+    /// store is not encrypted.
+    pub(super) fn code(&self, salt: &Salt, part: u64, bytes: &[&[u8]]) -> Code {
+        let Some(keys) = &self.0 else { return [0; CODE] };
+        let mut hasher = blake3::Hasher::new_keyed(&keys.parts);
+        hasher.update(salt).update(&part.to_le_bytes());
+        for bytes in bytes {
+            hasher.update(bytes);
+        }
+        hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
     }
 
     /// What the blobs of a new pack are encrypted with.

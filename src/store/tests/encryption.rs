@@ -331,6 +331,51 @@ fn a_blob_is_refused_in_any_place_but_its_own() {
 }
 
 #[test]
+fn an_index_says_only_what_somebody_with_the_key_wrote() {
+    let place = Place::encrypted();
+    place.create("web", 1, &noise(1, 3 * BLOCK), None);
+    place.create("web", 2, &noise(2, 3 * BLOCK), None);
+    let paths = files(&place.path().join("index"));
+    let indexes: Vec<_> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
+    // Checksums are anybody's to compute; the seal, which is not looked at when parts are read, is left as it was.
+    let summed = |bytes: &mut Vec<u8>, page: usize| {
+        let crc = crc32c::crc32c(&bytes[page..page + 4092]);
+        bytes[page + 4092..page + 4096].copy_from_slice(&crc.to_le_bytes());
+    };
+    let (_, blobs, _) = contents(&place);
+    let find_all = || -> Result<usize> {
+        let store = place.again()?;
+        let found = blobs.iter().map(|(_, blob)| store.has(blob.kind, &blob.id));
+        Ok(found.collect::<Result<Vec<_>>>()?.iter().filter(|&&is_there| is_there).count())
+    };
+    assert_eq!(find_all().unwrap(), blobs.len());
+    // An entry for another id, a field of an entry, the number of entries, and the page of another index.
+    for (at, with) in [(0, 1_u8), (40, 1), (4088, 1)] {
+        let mut bad = indexes[0].clone();
+        bad[4096 + at] ^= with;
+        summed(&mut bad, 4096);
+        fs::write(&paths[0], &bad).unwrap();
+        assert_eq!(cause(find_all()), Cause::IndexPage { page: 0 }, "byte {at} of the page");
+    }
+    let mut bad = indexes[0].clone();
+    bad[4096..8192].copy_from_slice(&indexes[1][4096..8192]);
+    fs::write(&paths[0], &bad).unwrap();
+    assert_eq!(cause(find_all()), Cause::IndexPage { page: 0 });
+    // What lies before the pages: a fence, the salt, and a pack's salt.
+    for at in [32 + 32, 32 + 64 + 45, 32 + 64 + 56] {
+        let mut bad = indexes[0].clone();
+        bad[at] ^= 1;
+        bad[32 + 12..32 + 16].fill(0);
+        let crc = crc32c::crc32c(&bad[32..32 + 64 + 56 + 8]);
+        bad[32 + 12..32 + 16].copy_from_slice(&crc.to_le_bytes());
+        fs::write(&paths[0], &bad).unwrap();
+        assert_eq!(cause(find_all()), Cause::Seal, "byte {at}");
+    }
+    fs::write(&paths[0], &indexes[0]).unwrap();
+    assert_eq!(find_all().unwrap(), blobs.len());
+}
+
+#[test]
 fn check_reads_what_a_pack_holds_and_not_only_its_name() {
     let place = Place::encrypted();
     place.create("web", 1, &noise(1, 2 * BLOCK), None);
