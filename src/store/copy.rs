@@ -97,6 +97,7 @@ impl Store {
         let is_alike =
             self.config.block_size == from.config.block_size && self.keys.are_like(&from.keys);
         for snapshot in snapshots {
+            from.trust(snapshot)?;
             let found = here.iter().find(|found| match is_alike {
                 true => found.id == snapshot.id,
                 false => is_same(found, snapshot),

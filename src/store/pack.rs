@@ -205,7 +205,6 @@ pub(super) fn scan(bytes: &[u8], store: [u8; 16], keys: &Keys) -> Result<(Salt, 
         return Err(Cause::Seal);
     }
     match (header.flags.get(), keys.are_there()) {
-        (0, false) if header.salt != [0; 16] => return Err(Cause::NotZero(32)),
         (0, false) | (ENCRYPTED, true) => {}
         (0, true) => return Err(Cause::Unprotected),
         (ENCRYPTED, false) => return Err(Cause::Protected),
