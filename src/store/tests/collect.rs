@@ -125,7 +125,7 @@ fn what_was_removed_stays_readable_for_a_while() {
 
 /// A store with a snapshot that was removed, and one that shares blocks with it.
 fn half_removed() -> (Place, Snapshot) {
-    let place = Place::new();
+    let place = Place::quick();
     let gone = place.create("web", 1, &disk(&[1, 2, 3, 4, 5, 6, 7, 8]), None);
     let kept = place.create("db", 2, &disk(&[1, 9]), None);
     place.store.remove(gone.id).unwrap();

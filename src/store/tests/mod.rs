@@ -65,8 +65,17 @@ impl Place {
         [Self::new(), Self::encrypted()]
     }
 
+    /// One in memory, if the host has such a folder: for tests that make hundreds.
+    fn quick() -> Self {
+        let dir = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
+        Self::in_dir(dir, None)
+    }
+
     fn with(secret: Option<Secret>) -> Self {
-        let dir = TempDir::new().unwrap();
+        Self::in_dir(TempDir::new().unwrap(), secret)
+    }
+
+    fn in_dir(dir: TempDir, secret: Option<Secret>) -> Self {
         let cache = Cache::new(0);
         let settings = Settings { block_size: BLOCK as u32, ..Settings::default() };
         let objects = Arc::new(Folder::make(&dir.path().join("store")).unwrap());
