@@ -27,6 +27,7 @@ mod snapshot;
 mod store;
 mod store_copy;
 mod stores;
+mod tag;
 mod text;
 mod unmount;
 

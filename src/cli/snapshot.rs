@@ -15,7 +15,7 @@ use super::secrets::signing_key;
 use super::sign::Signed;
 use super::store::{write_facts, write_json, write_json_lines, write_rows};
 use super::stores::{StoreArgs, location_parser};
-use super::{OpenArgs, Outcome, output, rollback, sign, stdout, stop_on_signals, text, warn};
+use super::{OpenArgs, Outcome, output, rollback, sign, stdout, stop_on_signals, tag, text, warn};
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::Reference;
@@ -89,6 +89,10 @@ enum Command {
         #[arg(value_name = "FILE")]
         path: PathBuf,
     },
+    /// Give snapshots tags, or take them away
+    ///
+    /// A snapshot with other tags has another id. One that is signed has to be signed anew.
+    Tag(tag::Args),
     /// Remove snapshots
     ///
     /// Others are not harmed, whichever they were made from. What no snapshot needs any more takes its room until
@@ -218,6 +222,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         Command::GenerateKey { path } => sign::generate_key(path),
         Command::Remove { references, stores } => remove(references, stores),
         Command::Prune(args) => prune(args),
+        Command::Tag(args) => tag::run(args),
         Command::Rollback(args) => rollback::run(args),
     }
 }
@@ -263,13 +268,16 @@ fn create(args: &Create) -> Result<Outcome> {
         write_json(&snapshot)?;
         return Ok(Outcome::Done);
     }
+    let mut out = stdout()?;
+    output(writeln!(out, "{}", summary(&snapshot)).and_then(|()| out.flush()))?;
+    Ok(Outcome::Done)
+}
+
+/// A new snapshot, in a line.
+pub(super) fn summary(snapshot: &Snapshot) -> String {
     let stored: u64 = snapshot.record.disks.iter().map(|disk| disk.new_bytes).sum();
     let size: u64 = snapshot.record.disks.iter().map(|disk| disk.size).sum();
-    let mut out = stdout()?;
-    let told =
-        format!("{} of {}, {} stored", short(&snapshot), text::size(size), text::size(stored));
-    output(writeln!(out, "{told}").and_then(|()| out.flush()))?;
-    Ok(Outcome::Done)
+    format!("{} of {}, {} stored", short(snapshot), text::size(size), text::size(stored))
 }
 
 /// Makes the snapshot, with a progress bar.
@@ -306,7 +314,7 @@ fn free(text: &str) -> String {
     text::printable(text.as_bytes()).into_owned()
 }
 
-fn newest(store: &Store, series: &str) -> Result<Option<Snapshot>> {
+pub(super) fn newest(store: &Store, series: &str) -> Result<Option<Snapshot>> {
     let snapshots = store.snapshots()?;
     Ok(snapshots.into_iter().rev().find(|snapshot| snapshot.record.series == series))
 }

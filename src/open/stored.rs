@@ -93,6 +93,11 @@ impl Reference {
         Location::may_be_store(&self.path)
     }
 
+    /// Whether it names a snapshot or series of a store.
+    pub fn is_of_store(&self) -> bool {
+        self.snapshot.is_some() && self.is_stored()
+    }
+
     /// Whether it means a snapshot store as a whole.
     pub fn is_whole_store(&self) -> bool {
         self.snapshot.is_none() && self.is_stored()

@@ -136,20 +136,55 @@ impl Store {
             program: concat!("strata ", env!("CARGO_PKG_VERSION")).to_owned(),
             disks,
         };
-        let json =
-            serde_json::to_vec(&record).map_err(|error| Error::caused_by(Kind::Io, error))?;
-        let bytes = self.keys.seal(Sealed::Record, &json)?;
-        let id = Id::of_object(&bytes);
-        // Before it: it is never there without.
-        if let Some(key) = &new.sign {
-            self.put_signature(id, key)?;
-        }
-        lease.check()?;
-        self.objects.put(Object::Snapshot(id), &[&bytes])?;
+        let id = self.put_record(&record, new.sign.as_deref(), &lease)?;
         drop(lease);
         if let Err(error) = self.merge_if_due() {
             // Somebody else will.
             log::debug!("indexes were not merged: {error}");
+        }
+        Ok(Snapshot { id, record })
+    }
+
+    /// Stores a record, and with that the snapshot is there; its id.
+    fn put_record(&self, record: &Record, key: Option<&SigningKey>, lease: &Lease) -> Result<Id> {
+        let json = serde_json::to_vec(record).map_err(|error| Error::caused_by(Kind::Io, error))?;
+        let bytes = self.keys.seal(Sealed::Record, &json)?;
+        let id = Id::of_object(&bytes);
+        // Before it: it is never there without.
+        if let Some(key) = key {
+            self.put_signature(id, key)?;
+        }
+        lease.check()?;
+        self.objects.put(Object::Snapshot(id), &[&bytes])?;
+        Ok(id)
+    }
+
+    /// Gives a snapshot these tags. Its record is another one then, with another id, and takes the place of the one
+    /// before. One that is signed has to be signed anew.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for what no tag may be, [`Kind::Refused`] if it is signed and no key is given, [`Kind::NotFound`] if it was
+    /// removed, and the host's.
+    pub fn tag(
+        &self,
+        snapshot: &Snapshot,
+        tags: Vec<String>,
+        key: Option<&SigningKey>,
+    ) -> Result<Snapshot> {
+        self.may_write()?;
+        tags.iter().try_for_each(|tag| check_name("tag", tag))?;
+        let (lease, _) = self.writing()?;
+        let Snapshot { id: before, record } = self.snapshot(snapshot.id)?;
+        let signatures = self.signatures(std::slice::from_ref(snapshot))?;
+        let is_signed = signatures.values().any(|signatures| !signatures.is_empty());
+        if is_signed && key.is_none() {
+            let error = Error::new(Kind::Refused, format!("snapshot {before} is signed as it is"));
+            return Err(error.within(self.name()).with_hint("--sign-key FILE signs it anew"));
+        }
+        let record = Record { tags, ..record };
+        let id = self.put_record(&record, key, &lease)?;
+        if id != before {
+            self.remove(before)?;
         }
         Ok(Snapshot { id, record })
     }

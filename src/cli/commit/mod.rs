@@ -1,6 +1,7 @@
 //! `strata commit`.
 
 mod image;
+mod stored;
 mod upper;
 
 use std::ffi::{OsStr, OsString};
@@ -29,6 +30,7 @@ use upper::{Layer, Tar, Unpacked};
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "strata commit [OPTIONS] --to NEW.qcow2 DELTA\n       \
+                      strata commit [OPTIONS] --to STORE::SERIES DELTA\n       \
                       strata commit [OPTIONS] --to DIR|NEW.tar[.gz|.zst] UPPER/\n       \
                       strata commit [OPTIONS] --to DIR|NEW.tar[.gz|.zst] --cow UPPER/ REF\n       \
                       strata commit [OPTIONS] --to oci:DIR:NAME --cow UPPER/ REF",
@@ -39,8 +41,8 @@ pub(super) struct Args {
     #[arg(value_name = "DELTA|UPPER/")]
     what: OsString,
 
-    /// What to make: a disk image, a folder, a tar, or an image in an OCI layout
-    #[arg(long, value_name = "PATH|oci:DIR:NAME")]
+    /// What to make: a disk image, a snapshot in a store, a folder, a tar, or an image in an OCI layout
+    #[arg(long, value_name = "PATH|STORE::SERIES|oci:DIR:NAME")]
     to: PathBuf,
 
     /// Make a layer of what the delta itself holds, with the same backing file
@@ -78,7 +80,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
     let stop = stop_on_signals()?;
+    let to = Reference::from(args.to.as_os_str());
     let told = match (image::Target::parse(&args.to)?, args.tree.cow(None)) {
+        (None, None) if to.is_of_store() => stored::commit(args, &to, &stop)?,
         (Some(to), cow) => image::commit(args, &to, cow, &stop)?,
         (None, _) if args.json || args.compression.is_some() => {
             let message = "--json and --compression are about images in a layout";
