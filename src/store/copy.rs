@@ -92,17 +92,25 @@ impl Store {
     ) -> Result<Copied> {
         self.may_write()?;
         let mut copied = Copied::default();
-        let (lease, _) = self.writing()?;
-        let mut here = self.snapshots()?;
         let is_alike =
             self.config.block_size == from.config.block_size && self.keys.are_like(&from.keys);
-        for snapshot in snapshots {
-            from.trust(snapshot)?;
-            let found = here.iter().find(|found| match is_alike {
+        let is_there = |here: &[Snapshot], snapshot: &Snapshot| {
+            here.iter().any(|found| match is_alike {
                 true => found.id == snapshot.id,
                 false => is_same(found, snapshot),
-            });
-            if found.is_some() {
+            })
+        };
+        let mut here = self.snapshots()?;
+        if snapshots.iter().all(|snapshot| is_there(&here, snapshot)) {
+            copied.already = snapshots.len() as u64;
+            return Ok(copied);
+        }
+        // Others may have removed some by when they heed us.
+        let (lease, _) = self.writing()?;
+        here = self.snapshots()?;
+        for snapshot in snapshots {
+            from.trust(snapshot)?;
+            if is_there(&here, snapshot) {
                 copied.already += 1;
                 continue;
             }
