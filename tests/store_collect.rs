@@ -144,8 +144,9 @@ fn what_a_killed_writer_left_is_given_back() {
             store(&dir).remove(snapshot.id).unwrap();
         }
     }
-    run(&mut collect(&dir));
-    run(&mut collect(&dir));
+    for grace in ["2d", "90m", "0s", "0s"] {
+        run(strata().args(["store", "collect", "--grace", grace]).arg(&dir));
+    }
     let usage = store(&dir).usage().unwrap();
     assert!(usage.pack_bytes < 2 * BLOCK as u64, "{usage:?}");
     for part in ["leases", "condemned"] {

@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use jiff::Span;
 use jiff::tz::TimeZone;
+use jiff::{Span, SpanRelativeTo};
 use serde::Serialize;
 
 use super::stores::{StoreArgs, location_parser};
@@ -161,8 +161,10 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             check(&store, if *read_data { Depth::Data } else { Depth::Structure }, *json)
         }
         Command::Collect { at, grace, unused, dry_run, json, stores } => {
-            let grace = Duration::try_from(*grace).map_err(|_| {
-                let message = format!("--grace {grace}: hours, minutes and seconds are allowed");
+            let days = SpanRelativeTo::days_are_24_hours();
+            let grace = grace.to_duration(days).ok().and_then(|grace| grace.try_into().ok());
+            let grace: Duration = grace.ok_or_else(|| {
+                let message = "--grace is how long, as 90m, 12h or 2d".to_owned();
                 Error::new(Kind::Usage, message)
             })?;
             let how = Collect { grace, unused: *unused, dry_run: *dry_run };
