@@ -57,8 +57,11 @@ pub(super) fn states(layers: &[SourceLayer]) -> Result<Vec<Option<LayerState>>> 
     let state = |layer: &SourceLayer| {
         let mut files = Vec::with_capacity(layer.files.len());
         for file in &layer.files {
-            // What is written through a mapping has its time once it was written back, and again with the next write.
-            rustix::fs::fdatasync(file).map_err(|error| Error::io(error.into()))?;
+            // What is written through a mapping has its time once it was written back, and again with the next write. A
+            // file that cannot be flushed tells nothing.
+            if rustix::fs::fdatasync(file).is_err() {
+                return Ok(None);
+            }
             let found = file.metadata().map_err(Error::io)?;
             let modified = (found.mtime(), found.mtime_nsec());
             let changed = (found.ctime(), found.ctime_nsec());
