@@ -576,6 +576,9 @@ impl<'a> Writer<'a> {
             Kind::NoSpace => {
                 error.with_hint("make room and run it again: what was stored already is used")
             }
+            _ if self.progress.stop.load(Ordering::Relaxed) => {
+                error.with_hint("run it again to go on: what was stored already is used")
+            }
             _ => error,
         }
     }
