@@ -12,12 +12,16 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stratafs::block::{BlockSource, Cache};
+use stratafs::block::{BlockSource, Cache, Extent, Origin};
 use stratafs::chain::Chain;
+use stratafs::error::{Error, Kind};
 use stratafs::open::{Opener, Reference};
 use stratafs::policy::Policy;
 use stratafs::store::objects::{BucketOptions, Location};
-use stratafs::store::{NewDisk, NewSnapshot, Progress, Settings, Snapshot, SnapshotLayer, Store};
+use stratafs::store::{
+    DiskSource, NewDisk, NewSnapshot, Progress, Reading, Settings, Snapshot, SnapshotLayer,
+    SourceLayer, Store,
+};
 use support::{qemu_img, run, tool};
 
 const SIZE: usize = 48 << 20;
@@ -49,19 +53,34 @@ impl Place {
         let opened = opener.disk(&Reference::from(disk.as_os_str())).unwrap();
         let layers = opened.source_layers().unwrap();
         assert!(!layers.is_empty());
-        let new = NewSnapshot {
-            series: "web".to_owned(),
-            time: Timestamp::now(),
-            tags: vec![],
-            parent: parent.cloned(),
-            source: disk.display().to_string(),
-            host: "here".to_owned(),
-            sign: None,
-            disks: vec![NewDisk { name: "disk".to_owned(), source: opened.source, layers }],
-        };
+        let mut new = self.new_snapshot(disk, opened.source, layers);
+        new.parent = parent.cloned();
         let progress = Progress::default();
         let made = self.store.create(new, &progress).unwrap();
         (made, progress.read.load(Ordering::Relaxed))
+    }
+
+    fn new_snapshot(
+        &self,
+        disk: &Path,
+        source: Arc<dyn BlockSource>,
+        layers: Vec<SourceLayer>,
+    ) -> NewSnapshot {
+        NewSnapshot {
+            series: "web".to_owned(),
+            time: Timestamp::now(),
+            tags: vec![],
+            parent: None,
+            source: disk.display().to_string(),
+            host: "here".to_owned(),
+            sign: None,
+            reading: Reading::default(),
+            disks: vec![NewDisk {
+                name: "disk".to_owned(),
+                source: DiskSource::Image(source),
+                layers,
+            }],
+        }
     }
 
     /// Whether a snapshot is what QEMU says the disk is.
@@ -126,6 +145,73 @@ fn a_chain_that_grew_is_read_where_it_did() {
     write(&base, &["write -P 6 3M 64k"]);
     let (changed, _) = place.create(&top, Some(&grown));
     place.holds(&changed, &top);
+}
+
+/// A disk that cannot be read from some place on.
+#[derive(Debug)]
+struct Failing(Arc<dyn BlockSource>, u64);
+
+impl BlockSource for Failing {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> stratafs::error::Result<()> {
+        match offset >= self.1 {
+            true => Err(Error::new(Kind::Io, "a bad sector")),
+            false => self.0.read_at(offset, buf),
+        }
+    }
+
+    fn extent_at(&self, offset: u64) -> stratafs::error::Result<Extent> {
+        self.0.extent_at(offset)
+    }
+
+    fn origin_at(&self, offset: u64) -> stratafs::error::Result<Origin> {
+        self.0.origin_at(offset)
+    }
+
+    fn whole_file(&self) -> Option<&fs::File> {
+        None
+    }
+}
+
+#[test]
+fn an_interrupted_attempt_at_files_goes_on_unless_they_were_written() {
+    // Two and a half of what a page of the map covers.
+    const PAGE: u64 = 64 << 20;
+    let place = Place::new();
+    let disk = place.path("disk.qcow2");
+    qemu_img(["create", "-q", "-f", "qcow2", disk.to_str().unwrap(), "160M"]);
+    write(&disk, &["write -P 1 1M 3M", "write -P 2 70M 5M", "write -P 3 150M 1M"]);
+    thread::sleep(SETTLED);
+    let opener = Opener::new(Policy::default(), Cache::new(0));
+    let attempt = || {
+        let opened = opener.disk(&Reference::from(disk.as_os_str())).unwrap();
+        let layers = opened.source_layers().unwrap();
+        let mut new = place.new_snapshot(&disk, opened.source, layers);
+        let DiskSource::Image(source) = &new.disks[0].source else { unreachable!() };
+        let failing = Failing(Arc::clone(source), 2 * PAGE);
+        new.disks[0].source = DiskSource::Image(Arc::new(failing));
+        place.store.create(new, &Progress::default()).unwrap_err();
+    };
+    attempt();
+    let opened = opener.disk(&Reference::from(disk.as_os_str())).unwrap();
+    let layers = opened.source_layers().unwrap();
+    let progress = Progress::default();
+    let new = place.new_snapshot(&disk, opened.source, layers);
+    let made = place.store.create(new, &progress).unwrap();
+    assert_eq!(progress.resumed.load(Ordering::Relaxed), 2 * PAGE);
+    assert!(progress.read.load(Ordering::Relaxed) <= 2 << 20);
+    assert!(made.record.disks[0].made_of.is_some());
+    place.holds(&made, &disk);
+    // What was written in between is read.
+    place.store.remove(made.id).unwrap();
+    attempt();
+    write(&disk, &["write -P 9 2M 64k"]);
+    let (made, read) = place.create(&disk, None);
+    assert!(read >= 9 << 20, "{read} bytes");
+    place.holds(&made, &disk);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod convert;
 mod copy;
 mod diff;
 mod info;
+mod input;
 mod keys;
 pub mod ls;
 mod man;

@@ -15,13 +15,18 @@ use super::secrets::signing_key;
 use super::sign::Signed;
 use super::store::{write_facts, write_json, write_json_lines, write_rows};
 use super::stores::{StoreArgs, location_parser};
-use super::{OpenArgs, Outcome, output, rollback, sign, stdout, stop_on_signals, tag, text, warn};
+use super::{
+    OpenArgs, Outcome, input, output, rollback, sign, stdout, stop_on_signals, tag, text, warn,
+};
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::Reference;
 use crate::open::stored::{self, Stored};
 use crate::store::objects::Location;
-use crate::store::{Decision, Keep, NewDisk, NewSnapshot, Progress, Snapshot, Store, check_name};
+use crate::store::{
+    Decision, DiskSource, Keep, NewDisk, NewSnapshot, Progress, Reading, Snapshot, Store,
+    check_name,
+};
 
 /// Digits of an id that are shown: enough to tell snapshots apart, and to be typed.
 const DIGITS: usize = 12;
@@ -181,7 +186,7 @@ struct Create {
     /// Which series it belongs to, such as the name of the machine
     series: String,
 
-    /// The disk; several may be given, as NAME=REF, and are one snapshot
+    /// The disk; several may be given, as NAME=REF, and are one snapshot; - for a raw disk on standard input
     #[arg(value_name = "REF", required = true)]
     disks: Vec<OsString>,
 
@@ -200,6 +205,13 @@ struct Create {
     /// Read all of the disks, even what the parent was made of and nobody wrote since
     #[arg(long)]
     read_all: bool,
+
+    /// Go on where an attempt was interrupted, although nothing tells that the disk did not change since
+    ///
+    /// Of image files it is seen whether anybody wrote them since, and this happens by itself. Of a device nobody
+    /// can see that: say it of one that is not written, such as a snapshot of a volume.
+    #[arg(long, conflicts_with = "read_all")]
+    resume: bool,
 
     /// Sign it with this key: a PEM file, of strata snapshot generate-key or openssl genpkey -algorithm ed25519
     #[arg(long, value_name = "FILE", help_heading = "Signatures")]
@@ -246,12 +258,27 @@ fn create(args: &Create) -> Result<Outcome> {
             let error = Error::new(Kind::Usage, format!("two disks are called \"{name}\""));
             return Err(error.with_hint("give each a name: NAME=REF"));
         }
+        let reference = match reference.path.as_os_str() == "-" {
+            false => reference,
+            true => match input::file() {
+                Some(path) => Reference { path, ..reference },
+                None if disks.iter().any(|disk| disk.len().is_none()) => {
+                    return Err(Error::new(Kind::Usage, "standard input is one disk, not two"));
+                }
+                None => {
+                    let is_stopped = || stop.load(Ordering::Relaxed);
+                    let source = DiskSource::Stream(input::disk(args.open.format, is_stopped)?);
+                    disks.push(NewDisk { name, source, layers: Vec::new() });
+                    continue;
+                }
+            },
+        };
         let disk = opener.disk(&reference)?;
         warn(&disk.warnings);
         // Another snapshot of an image lies in the same file.
-        let is_told = !args.read_all && reference.snapshot.is_none();
+        let is_told = reference.snapshot.is_none();
         let layers = if is_told { disk.source_layers()? } else { Vec::new() };
-        disks.push(NewDisk { name, source: disk.source, layers });
+        disks.push(NewDisk { name, source: DiskSource::Image(disk.source), layers });
     }
     let new = NewSnapshot {
         series: args.series.clone(),
@@ -261,6 +288,7 @@ fn create(args: &Create) -> Result<Outcome> {
         source: args.disks.iter().map(|disk| disk.to_string_lossy()).collect::<Vec<_>>().join(" "),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         sign,
+        reading: Reading { all: args.read_all, resume: args.resume, ..Reading::default() },
         disks,
     };
     let snapshot = watched(&store, new, stop)?;
@@ -283,14 +311,19 @@ pub(super) fn summary(snapshot: &Snapshot) -> String {
 /// Makes the snapshot, with a progress bar.
 pub(super) fn watched(store: &Store, new: NewSnapshot, stop: Arc<AtomicBool>) -> Result<Snapshot> {
     let progress = Progress { stop, ..Progress::default() };
-    let total = new.disks.iter().map(|disk| disk.source.len()).sum();
-    let bar = Bar::new(!io::stderr().is_terminal(), Some(total));
-    std::thread::scope(|scope| {
+    let total = new.disks.iter().map(NewDisk::len).sum();
+    let bar = Bar::new(!io::stderr().is_terminal(), total);
+    let made = std::thread::scope(|scope| {
         bar.show(scope, || (progress.done.load(Ordering::Relaxed), String::new()));
         let made = store.create(new, &progress);
         bar.finish();
         made
-    })
+    })?;
+    let resumed = progress.resumed.load(Ordering::Relaxed);
+    if resumed > 0 {
+        log::info!("{} were read by an attempt before", text::size(resumed));
+    }
+    Ok(made)
 }
 
 /// A disk on the command line: `NAME=REF`, or a reference that gives the name. A file of the whole text wins.

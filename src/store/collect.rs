@@ -126,6 +126,9 @@ impl Store {
         }
         let lease = self.collecting()?;
         let others = self.others(&lease)?;
+        if others.writers.is_empty() && !how.dry_run {
+            self.remove_old_drafts(others.now)?;
+        }
         let mut survey = self.survey(&lease, step)?;
         let mut done = Collected {
             snapshots: survey.records.len() as u64,
@@ -181,6 +184,7 @@ impl Store {
             roots.extend(Root::of(&snapshot));
             records.insert(snapshot.id);
         }
+        roots.extend(self.draft_roots()?);
         // After the records: whoever reads has a lease before it looks whether the record is still there.
         roots.extend(self.others(lease)?.readers);
         self.load_indexes()?;
@@ -276,7 +280,8 @@ impl Store {
         let records = self.objects.list(Sort::Snapshots)?;
         let readers = self.others(lease)?.readers;
         let is_new = |id: &Id| !survey.records.contains(id);
-        if records.iter().any(|record| is_new(&record.id)) || !readers.is_subset(&survey.roots) {
+        let roots: BTreeSet<Root> = self.draft_roots()?.into_iter().chain(readers).collect();
+        if records.iter().any(|record| is_new(&record.id)) || !roots.is_subset(&survey.roots) {
             return Ok(());
         }
         let ripe = survey.ripe(&others, how.grace);

@@ -19,13 +19,13 @@ use serde::Serialize;
 use super::create::Writer;
 use super::id::{BlobKind, Id};
 use super::index::Location;
-use super::lease::Lease;
+use super::lease::{Lease, Root};
 use super::map::{FANOUT, Shape};
 use super::objects::{Object, Objects, Sort};
 use super::pack::{Blob, Pack};
 use super::record::Snapshot;
 use super::sealed::Sealed;
-use super::{NewDisk, NewSnapshot, Progress, SnapshotLayer, Store, whole};
+use super::{DiskSource, NewDisk, NewSnapshot, Progress, Reading, SnapshotLayer, Store, whole};
 use crate::chain::Chain;
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -105,16 +105,24 @@ impl Store {
             copied.already = snapshots.len() as u64;
             return Ok(copied);
         }
+        // What a series has here is compared with, and stays meanwhile.
+        let is_wanted = |base: &&Snapshot| {
+            snapshots.iter().any(|snapshot| snapshot.record.series == base.record.series)
+        };
+        let newest: HashMap<&str, &Snapshot> =
+            here.iter().filter(is_wanted).map(|base| (base.record.series.as_str(), base)).collect();
+        let mut bases: Vec<Snapshot> = newest.into_values().cloned().collect();
         // Others may have removed some by when they heed us.
-        let (lease, _) = self.writing()?;
+        let (lease, _) = self.writing(bases.iter().flat_map(Root::of).collect())?;
         here = self.snapshots()?;
+        bases.retain(|base| here.iter().any(|here| here.id == base.id));
         for snapshot in snapshots {
             from.trust(snapshot)?;
             if is_there(&here, snapshot) {
                 copied.already += 1;
                 continue;
             }
-            let base = here.iter().rev().find(|base| base.record.series == snapshot.record.series);
+            let base = bases.iter().rev().find(|base| base.record.series == snapshot.record.series);
             let named = || format!("snapshot {}", snapshot.id);
             lease.check()?;
             let made = match is_alike {
@@ -123,7 +131,8 @@ impl Store {
             };
             let made = made.within(named)?;
             copied.snapshots.push(made.id);
-            here.push(made);
+            here.push(made.clone());
+            bases.push(made);
         }
         Ok(copied)
     }
@@ -142,6 +151,7 @@ impl Store {
         for disk in &record.disks {
             let layer = SnapshotLayer::new(Arc::clone(from), snapshot, disk)?;
             let source = Arc::new(Chain::new(vec![Arc::new(layer)], Arc::clone(&from.cache))?);
+            let source = DiskSource::Image(source);
             disks.push(NewDisk { name: disk.name.clone(), source, layers: Vec::new() });
         }
         let new = NewSnapshot {
@@ -152,6 +162,7 @@ impl Store {
             source: record.source.clone(),
             host: record.host.clone(),
             sign: None,
+            reading: Reading::default(),
             disks,
         };
         let made = self.create(new, progress)?;

@@ -168,12 +168,12 @@ struct State {
 }
 
 impl Lease {
-    /// Says that this process is at work. From when this returns on, others heed it.
+    /// Says that this process is at work, and reads what is below `reads`. From when this returns on, others heed it.
     ///
     /// # Errors
     /// The host's.
-    pub(super) fn new(store: &Store, work: Work) -> Result<Self> {
-        let held = Held::new(store, work, vec![])?;
+    pub(super) fn new(store: &Store, work: Work, reads: Vec<Root>) -> Result<Self> {
+        let held = Held::new(store, work, reads)?;
         held.renew()?;
         Self::kept(held, RENEWAL)
     }
@@ -343,7 +343,7 @@ impl Store {
     pub(super) fn collecting(&self) -> Result<Lease> {
         let mut tries = 0;
         loop {
-            let lease = Lease::new(self, Work::Collect)?;
+            let lease = Lease::new(self, Work::Collect, vec![])?;
             // Whoever wrote its lease first is seen by the other, and two that see each other both go back.
             let (others, _) = self.leases(&lease)?;
             let other =

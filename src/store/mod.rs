@@ -48,7 +48,7 @@ use sealed::{Protection, Sealed};
 pub use check::{Checked, Depth, Problem, Repaired};
 pub use collect::{Collect, Collected};
 pub use copy::Copied;
-pub use create::{NewDisk, NewSnapshot, Progress};
+pub use create::{DiskSource, NewDisk, NewSnapshot, Progress, Reading, Stream};
 pub use id::Id;
 pub use keys::{KeyInfo, KeyKind, Keyring, Secret};
 pub use layer::SnapshotLayer;

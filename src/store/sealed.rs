@@ -21,6 +21,7 @@ pub(super) enum Sealed {
     Condemned = 5,
     Slot = 6,
     Signature = 7,
+    Draft = 8,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -12,7 +12,7 @@ use super::super::warn;
 use super::Args;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::Reference;
-use crate::store::{NewDisk, NewSnapshot, check_name};
+use crate::store::{DiskSource, NewDisk, NewSnapshot, Reading, check_name};
 
 /// Makes a snapshot in the series that `to` names.
 pub(super) fn commit(args: &Args, to: &Reference, stop: &Arc<AtomicBool>) -> Result<String> {
@@ -48,7 +48,8 @@ pub(super) fn commit(args: &Args, to: &Reference, stop: &Arc<AtomicBool>) -> Res
         source: args.what.to_string_lossy().into_owned(),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         sign: None,
-        disks: vec![NewDisk { name, source: disk.source, layers }],
+        reading: Reading::default(),
+        disks: vec![NewDisk { name, source: DiskSource::Image(disk.source), layers }],
     };
     let made = watched(&store, new, Arc::clone(stop))
         .within(|| args.what.to_string_lossy().into_owned())?;

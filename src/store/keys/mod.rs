@@ -118,9 +118,14 @@ impl Keys {
         match (&self.0, what) {
             (None, _) | (_, Sealed::Slot) => Protection::None,
             (_, Sealed::Config | Sealed::Index) => Protection::Authenticated,
-            (_, Sealed::Record | Sealed::Lease | Sealed::Condemned | Sealed::Signature) => {
-                Protection::Encrypted
-            }
+            (
+                _,
+                Sealed::Record
+                | Sealed::Lease
+                | Sealed::Condemned
+                | Sealed::Signature
+                | Sealed::Draft,
+            ) => Protection::Encrypted,
         }
     }
 

@@ -52,11 +52,8 @@ impl Folder {
             let error = Error::new(Kind::NotEmpty, "is not empty").within(shown());
             return Err(error.with_hint("a new store needs a folder of its own"));
         }
-        for part in ["packs", "index", "snapshots", "leases", "condemned", "keys", "signatures"] {
-            make(&dir.join(part)).within(shown)?;
-        }
-        for first in 0..=u8::MAX {
-            make(&dir.join(format!("packs/{first:02x}"))).within(shown)?;
+        for part in Sort::ALL.into_iter().flat_map(|sort| folder.dirs(sort)) {
+            make(&part).within(shown)?;
         }
         sync(&dir.join("packs")).within(shown)?;
         Ok(folder)
@@ -79,6 +76,7 @@ impl Folder {
             Sort::Condemned => one("condemned"),
             Sort::Keys => one("keys"),
             Sort::Signatures => one("signatures"),
+            Sort::Drafts => one("drafts"),
         }
     }
 

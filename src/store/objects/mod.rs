@@ -36,6 +36,8 @@ pub enum Object {
     Key(Id),
     /// Who says that a snapshot is theirs.
     Signature(Id),
+    /// How far a snapshot has come that is made.
+    Draft(Id),
 }
 
 /// What sort of object, for listing.
@@ -55,11 +57,13 @@ pub enum Sort {
     Keys,
     /// [`Object::Signature`].
     Signatures,
+    /// [`Object::Draft`].
+    Drafts,
 }
 
 impl Sort {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Packs,
         Self::Indexes,
         Self::Snapshots,
@@ -67,6 +71,7 @@ impl Sort {
         Self::Condemned,
         Self::Keys,
         Self::Signatures,
+        Self::Drafts,
     ];
 }
 
@@ -82,6 +87,7 @@ impl Sort {
             Object::Condemned(_) => self == Self::Condemned,
             Object::Key(_) => self == Self::Keys,
             Object::Signature(_) => self == Self::Signatures,
+            Object::Draft(_) => self == Self::Drafts,
         }
     }
 
@@ -95,6 +101,7 @@ impl Sort {
             Self::Condemned => Object::Condemned(id),
             Self::Keys => Object::Key(id),
             Self::Signatures => Object::Signature(id),
+            Self::Drafts => Object::Draft(id),
         }
     }
 }
@@ -186,6 +193,7 @@ impl fmt::Display for Object {
             Self::Condemned(id) => write!(f, "condemned/{id}"),
             Self::Key(id) => write!(f, "keys/{id}"),
             Self::Signature(id) => write!(f, "signatures/{id}"),
+            Self::Draft(id) => write!(f, "drafts/{id}"),
         }
     }
 }

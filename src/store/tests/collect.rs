@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::damage::files;
 use super::watched::{self, Watched};
 use super::*;
 use crate::store::objects::{Object, Objects as _, Sort};
@@ -198,6 +199,48 @@ fn a_writer_of(seeds: &'static [u64]) {
         at += 1;
     }
     assert!(at > 20, "only {at} operations");
+}
+
+/// A pack is condemned; a writer that began before makes a snapshot that needs it; one that began after compares with that
+/// snapshot; and at each moment of it the snapshot is removed, and all is collected.
+#[test]
+fn what_a_writer_compares_with_stays() {
+    let seeds: &[u64] = &[1, 2, 3, 4];
+    let mut hits = 0;
+    for first in 8..14 {
+        for at in 0.. {
+            let place = Place::quick();
+            let gone = place.create("web", 1, &disk(seeds), None);
+            place.store.remove(gone.id).unwrap();
+            let collecting = place.again().unwrap();
+            let watched = Watched::new(&place.path()).with(first, move || {
+                drop(collecting.collect(&NOW, &|| {}));
+            });
+            let store = watched::open(&Arc::new(watched)).unwrap();
+            let new = |second, parent| new("web", second, &disk(seeds), parent);
+            let parent = store.create(new(2, None), &Progress::default()).unwrap();
+            let condemned = files(&place.path().join("condemned"));
+            // It was before this moment.
+            let then = SystemTime::now() - Duration::from_secs(60);
+            for file in &condemned {
+                std::fs::File::open(file).unwrap().set_modified(then).unwrap();
+            }
+            let (collecting, id) = (place.again().unwrap(), parent.id);
+            let watched = Arc::new(Watched::new(&place.path()).with(at, move || {
+                collecting.remove(id).unwrap();
+                drop(collecting.collect(&NOW, &|| {}));
+                drop(collecting.collect(&NOW, &|| {}));
+            }));
+            let store = watched::open(&watched).unwrap();
+            let made = store.create(new(3, Some(&parent)), &Progress::default()).unwrap();
+            holds(&place.again().unwrap(), &made, seeds);
+            hits += usize::from(!condemned.is_empty());
+            if at > watched.done() {
+                break;
+            }
+        }
+    }
+    assert!(hits > 15, "{hits} times something was condemned");
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn what_is_not_there_takes_no_time() {
 
     let place = Place::new();
     let made = [5 << 30, 6 << 30].map(|at| {
-        let source = Arc::new(Sparse(at));
+        let source = DiskSource::Image(Arc::new(Sparse(at)));
         let disks = vec![NewDisk { name: "disk".to_owned(), source, layers: vec![] }];
         let new = NewSnapshot { disks, ..new("x", 1, &[], None) };
         place.store.create(new, &Progress::default()).unwrap().record.disks[0].clone()

@@ -5,6 +5,7 @@ mod check;
 mod collect;
 mod compare;
 mod damage;
+mod drafts;
 mod encryption;
 mod index;
 mod model;
@@ -24,7 +25,8 @@ use tempfile::TempDir;
 
 use super::objects::Folder;
 use super::{
-    Keyring, NewDisk, NewSnapshot, Progress, Secret, Settings, Snapshot, SnapshotLayer, Store,
+    DiskSource, Keyring, NewDisk, NewSnapshot, Progress, Reading, Secret, Settings, Snapshot,
+    SnapshotLayer, Store,
 };
 use crate::block::{BlockSource, Cache, Extent, MemorySource, Origin};
 use crate::chain::Chain;
@@ -120,7 +122,7 @@ impl Place {
 }
 
 fn new(series: &str, second: i64, disk: &[u8], parent: Option<&Snapshot>) -> NewSnapshot {
-    let source = Arc::new(MemorySource::new(disk.to_vec()));
+    let source = DiskSource::Image(Arc::new(MemorySource::new(disk.to_vec())));
     NewSnapshot {
         series: series.to_owned(),
         time: Timestamp::from_second(second).unwrap(),
@@ -129,6 +131,7 @@ fn new(series: &str, second: i64, disk: &[u8], parent: Option<&Snapshot>) -> New
         source: "memory".to_owned(),
         host: "here".to_owned(),
         sign: None,
+        reading: Reading::default(),
         disks: vec![NewDisk { name: "disk".to_owned(), source, layers: vec![] }],
     }
 }
@@ -249,17 +252,22 @@ impl BlockSource for Failing {
     }
 }
 
+/// `disk`, which cannot be read from `at` on.
+fn failing_at(at: u64, disk: &[u8]) -> DiskSource {
+    DiskSource::Image(Arc::new(Failing(MemorySource::new(disk.to_vec()), at)))
+}
+
 #[test]
 fn what_a_failed_attempt_stored_is_used_by_the_next() {
     let place = Place::new();
     // More than a pack of it can be read.
     let disk = noise(1, 40 << 20);
     let mut failing = new("web", 1, &disk, None);
-    failing.disks[0].source = Arc::new(Failing(MemorySource::new(disk.clone()), 36 << 20));
+    failing.disks[0].source = failing_at(36 << 20, &disk);
     let error = place.store.create(failing, &Progress::default()).unwrap_err();
     assert!(error.to_string().contains("a bad sector"), "{error}");
     let store = place.again().unwrap();
-    assert_eq!((store.snapshots().unwrap().len(), store.usage().unwrap().packs), (0, 1));
+    assert_eq!((store.snapshots().unwrap().len(), store.usage().unwrap().packs), (0, 2));
     let made = store.create(new("web", 2, &disk, None), &Progress::default()).unwrap();
     let all = (disk.len() / BLOCK) as u64;
     assert!(

@@ -3,7 +3,7 @@ use crate::block::{Cache, MemorySource};
 use crate::open::stored::Options;
 use crate::policy::Policy;
 use crate::store::objects::{BucketOptions, Location};
-use crate::store::{NewDisk, NewSnapshot, Progress, Settings};
+use crate::store::{DiskSource, NewDisk, NewSnapshot, Progress, Reading, Settings};
 
 struct Place {
     _dir: tempfile::TempDir,
@@ -35,11 +35,12 @@ impl Place {
     fn add(&self, series: &str, second: i64, fill: u8, disks: &[&str]) -> crate::store::Id {
         let disk = |name: &&str| NewDisk {
             name: (*name).to_owned(),
-            source: Arc::new(MemorySource::new(vec![fill; 8192])),
+            source: DiskSource::Image(Arc::new(MemorySource::new(vec![fill; 8192]))),
             layers: Vec::new(),
         };
         let new = NewSnapshot {
             sign: None,
+            reading: Reading::default(),
             series: series.to_owned(),
             time: jiff::Timestamp::new(second, i32::from(fill)).unwrap(),
             tags: Vec::new(),

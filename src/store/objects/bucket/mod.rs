@@ -414,6 +414,7 @@ impl Objects for Bucket {
                 Sort::Condemned => "condemned",
                 Sort::Keys => "keys",
                 Sort::Signatures => "signatures",
+                Sort::Drafts => "drafts",
             }
         );
         let mut listed = Vec::new();

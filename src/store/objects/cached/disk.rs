@@ -90,7 +90,8 @@ impl PieceCache {
             | Object::Lease(_)
             | Object::Condemned(_)
             | Object::Key(_)
-            | Object::Signature(_) => return None,
+            | Object::Signature(_)
+            | Object::Draft(_) => return None,
             Object::Pack(id) => ('p', id),
             Object::Index(id) => ('i', id),
             Object::Snapshot(id) => ('s', id),
