@@ -1,4 +1,4 @@
-//! A machine boots from the mounted disk view, to a line on its serial console.
+//! A machine boots from the mounted disk view, of an image and of a snapshot in a store, to a line on its serial console.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(unreachable_pub, reason = "modules are shared between test binaries")]
 
@@ -37,16 +37,15 @@ impl Drop for Machine {
     }
 }
 
-/// Boots `disk`, whose writes are thrown away, and returns what the console said up to the marker.
+/// Boots the drive that these options of QEMU tell of, and returns what the console said up to the marker.
 #[track_caller]
-fn boot(disk: &Path, work: &Path) -> String {
+fn boot(drive: &str, work: &Path) -> String {
     let console = work.join("console");
     let complaints = File::create(work.join("complaints")).unwrap();
     let machine = tool("qemu-system-x86_64", "qemu-system-x86")
-        .args(["-machine", "pc,accel=tcg", "-m", "512", "-snapshot", "-no-reboot"])
+        .args(["-machine", "pc,accel=tcg", "-m", "512", "-no-reboot"])
         .args(["-display", "none", "-monitor", "none", "-nic", "none"])
-        .arg("-drive")
-        .arg(format!("file={},format=raw,if=virtio", disk.display()))
+        .args(["-drive", &format!("{drive},if=virtio")])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         // What -snapshot throws away goes where the test's own files are.
@@ -87,9 +86,69 @@ fn a_machine_boots_from_the_mounted_disk() {
 
     run(strata().args(["mount", "--view", "disk"]).arg(&image).arg(&dir));
     let mount = Mount(&dir);
-    let console = boot(&dir.join("disk.img"), work.path());
+    let disk = dir.join("disk.img");
+    let drive = format!("file={},format=raw,snapshot=on", disk.display());
+    let console = boot(&drive, work.path());
     assert!(console.contains("Linux version"), "a marker without a kernel:\n{console}");
 
     drop(mount);
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "still mounted");
+}
+
+/// A store with a snapshot of the fixture in the series `web01`, and its name.
+fn store(work: &Path) -> String {
+    let store = work.join("st").to_str().unwrap().to_owned();
+    run(strata().args(["store", "init", &store]));
+    let image = fixture("debian-chain/layer-32.qcow2");
+    run(strata().args(["snapshot", "create", &store, "web01"]).arg(image));
+    store
+}
+
+#[test]
+fn a_machine_boots_from_a_mounted_snapshot_and_its_writes_are_thrown_away() {
+    let work = tempfile::tempdir().unwrap();
+    let store = store(work.path());
+    let dir = work.path().join("mnt");
+    fs::create_dir(&dir).unwrap();
+    run(strata()
+        .args(["mount", "--view", "disk", "--scratch", &format!("{store}::web01")])
+        .arg(&dir));
+    let mount = Mount(&dir);
+    let disk = dir.join("disk.img");
+    // The machine writes to the mounted disk itself.
+    let console = boot(&format!("file={},format=raw", disk.display()), work.path());
+    assert!(console.contains("Linux version"), "a marker without a kernel:\n{console}");
+    let image = fixture("debian.raw");
+    let compare = |disk: &Path| {
+        let mut cmp = tool("cmp", "diffutils");
+        cmp.args(["-s".as_ref(), disk.as_os_str(), image.as_os_str()]).status().unwrap().code()
+    };
+    assert_eq!(compare(&disk), Some(1), "the machine wrote nothing");
+
+    // With the mount all of that is gone.
+    drop(mount);
+    run(strata().args(["mount", "--view", "disk", &format!("{store}::web01")]).arg(&dir));
+    let mount = Mount(&dir);
+    assert_eq!(compare(&disk), Some(0));
+    drop(mount);
+    run(strata().args(["store", "check", "--read-data", &store]));
+}
+
+#[test]
+fn a_machine_boots_from_a_snapshot_among_all_of_a_mounted_store() {
+    let work = tempfile::tempdir().unwrap();
+    let store = store(work.path());
+    let dir = work.path().join("mnt");
+    fs::create_dir(&dir).unwrap();
+    run(strata().args(["mount", "--view", "disk", &store]).arg(&dir));
+    let mount = Mount(&dir);
+    let overlay = work.path().join("overlay.qcow2");
+    let mut create = tool("qemu-img", "qemu-utils");
+    create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]);
+    run(create.arg(dir.join("web01/latest/disk.img")).arg(&overlay));
+    let console = boot(&format!("file={},format=qcow2", overlay.display()), work.path());
+    assert!(console.contains("Linux version"), "a marker without a kernel:\n{console}");
+    assert!(fs::metadata(&overlay).unwrap().len() > 1 << 20, "the machine wrote nothing");
+    drop(mount);
+    run(strata().args(["store", "check", "--read-data", &store]));
 }
