@@ -13,7 +13,7 @@ use crate::block::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::open::stored;
 use crate::store::objects::Location;
-use crate::store::{Collect, Depth, Settings, Store};
+use crate::store::{Collect, Collected, Depth, Settings, Store};
 
 /// Memory for what is read again: map pages and pages of indexes.
 pub(super) const CACHE: u64 = 64 << 20;
@@ -282,11 +282,16 @@ fn check(store: &Store, depth: Depth, json: bool) -> Result<Outcome> {
     Ok(if sound { Outcome::Done } else { Outcome::Partly })
 }
 
-fn collect(store: &Store, how: &Collect, json: bool) -> Result<Outcome> {
+/// Collects, with something that turns.
+pub(super) fn collected(store: &Store, how: &Collect) -> Result<Collected> {
     let spinner = spinner();
     let done = store.collect(how, &|| spinner.inc(1));
     spinner.finish_and_clear();
-    let done = done?;
+    done
+}
+
+fn collect(store: &Store, how: &Collect, json: bool) -> Result<Outcome> {
+    let done = collected(store, how)?;
     if json {
         write_json(&done)?;
         return Ok(Outcome::Done);
