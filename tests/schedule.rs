@@ -352,7 +352,7 @@ fn who_interrupts_it_finds_it_tidied_up() {
     signal(&child, Signal::INT);
     signal(&child, Signal::TERM);
     // The snapshot is there, and all was done that was begun.
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(child.wait().unwrap().code(), Some(1));
     assert_eq!((place.log().as_str(), place.snapshots("st").len()), ("thawed\n", 1));
 }
 

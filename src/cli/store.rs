@@ -117,7 +117,9 @@ enum Command {
     /// was interrupted goes on where it was when it is started again. TO is made if there is no store yet: then it is of
     /// the same kind, and most of what it needs goes there without being unpacked.
     ///
-    /// Where blocks are as large in both stores, a snapshot has the same id in both.
+    /// Where blocks are as large in both stores, and the same key names them, a snapshot has the same id in both. Into any
+    /// other store - with another key, with one at all or without - its disks are read: the first one whole, and of one
+    /// whose predecessor was copied before only what differs. --from-key-file and such open FROM then.
     Copy(super::store_copy::Args),
     /// Make indexes anew that are lost or damaged
     ///

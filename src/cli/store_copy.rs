@@ -105,7 +105,12 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     );
     let here = args.stores.options();
     let cache = Cache::new(CACHE);
-    let from = stored::store(&args.from, &there, &cache)?;
+    let from = stored::store(&args.from, &there, &cache).map_err(|error| match error.kind() {
+        Kind::Refused if is_opened_alike => error.with_hint(
+            "if that is as it should be, --from-unencrypted says so: then what is given opens only the other store",
+        ),
+        _ => error,
+    })?;
     if args.from == args.to {
         return Err(Error::new(Kind::Usage, "both stores are the same").within(from.name()));
     }
@@ -128,6 +133,10 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         Err(error) if error.kind() == Kind::NotFound && is_opened_alike => {
             from.twin(&*args.to.make(&here.bucket)?)?;
             stored::store(&args.to, &here, &cache)?
+        }
+        Err(error) if error.kind() == Kind::Refused && is_opened_alike => {
+            let hint = "if that is as it should be, --from-key-file or --from-passphrase-file opens only the store that is copied from";
+            return Err(error.with_hint(hint));
         }
         opened => opened?,
     };

@@ -89,7 +89,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         true => write_json(&report)?,
         false => report.print()?,
     }
-    Ok(if report.failed > 0 { Outcome::Partly } else { Outcome::Done })
+    Ok(if report.failed > 0 || report.interrupted { Outcome::Partly } else { Outcome::Done })
 }
 
 /// One run.
@@ -162,6 +162,7 @@ impl<'a> Run<'a> {
             series,
             copy,
             collected,
+            interrupted: self.is_stopped(),
             failed: 0,
         })
     }
@@ -182,7 +183,7 @@ impl<'a> Run<'a> {
     fn series(&self, name: &str, series: &Series) -> Made {
         let mut made = Made { series: name.to_owned(), ..Made::default() };
         if self.dry_run {
-            match self.plan(name, series) {
+            match self.plan(series) {
                 Ok(plan) => made.plan = plan,
                 Err(error) => fail(&mut made.errors, error.within(name.to_owned())),
             }
@@ -258,7 +259,7 @@ impl<'a> Run<'a> {
     }
 
     /// What making a snapshot of a series is made of.
-    fn plan(&self, name: &str, series: &Series) -> Result<Vec<String>> {
+    fn plan(&self, series: &Series) -> Result<Vec<String>> {
         let mut plan = Vec::new();
         plan.extend(series.before.iter().map(|line| format!("before: {}", free(line))));
         let opener = self.opener(series)?;
@@ -274,7 +275,6 @@ impl<'a> Run<'a> {
             plan.push(format!("a snapshot of {}{size}", free(reference)));
         }
         plan.extend(series.after.iter().map(|line| format!("after: {}", free(line))));
-        log::debug!("{name}: {plan:?}");
         Ok(plan)
     }
 
@@ -311,7 +311,7 @@ impl<'a> Run<'a> {
     fn prune_series(&self, made: &mut Made, series: &Series) {
         let is_made = made.snapshot.is_some() || (self.dry_run && made.errors.is_empty());
         let keep = series.keep.as_ref().or(self.config.store.keep.as_ref());
-        let Some(keep) = keep.filter(|_| is_made) else { return };
+        let Some(keep) = keep.filter(|_| is_made && !self.is_stopped()) else { return };
         let decide = || -> Result<Vec<Decision>> {
             let mut snapshots = self.as_if(&self.store, std::slice::from_ref(made))?;
             snapshots.retain(|snapshot| snapshot.record.series == made.series);

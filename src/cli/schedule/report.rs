@@ -21,6 +21,8 @@ pub(super) struct Report {
     pub(super) series: Vec<Made>,
     pub(super) copy: Option<Copy>,
     pub(super) collected: Vec<Room>,
+    /// Whether it was stopped before all was done.
+    pub(super) interrupted: bool,
     /// How many of these have errors.
     pub(super) failed: usize,
 }
@@ -114,12 +116,15 @@ impl Report {
             rows.push(["collect".to_owned(), self.with(told, &room.errors)]);
         }
         store::write_rows(&rows, [false; 2])?;
-        if self.failed > 0 {
-            let mut out = stdout()?;
-            let failed = text::count(self.failed as u64, "failure", "failures");
-            output(writeln!(out, "{failed}").and_then(|()| out.flush()))?;
+        let mut out = stdout()?;
+        if self.interrupted {
+            output(writeln!(out, "interrupted"))?;
         }
-        Ok(())
+        if self.failed > 0 {
+            let failed = text::count(self.failed as u64, "failure", "failures");
+            output(writeln!(out, "{failed}"))?;
+        }
+        output(out.flush())
     }
 
     fn with(&self, mut told: Vec<String>, errors: &[String]) -> String {
