@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{as_nobody, noise, run, stdout, strata, tool};
+use support::{as_nobody, noise, quick_dir, run, stdout, strata, tool};
 
 /// How long something that takes a moment is waited for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -22,7 +22,7 @@ struct Place(tempfile::TempDir);
 impl Place {
     /// A folder with a store, a second one and two disks.
     fn new() -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
+        let place = Self(quick_dir());
         for store in ["st", "st2"] {
             run(strata().args(["store", "init"]).arg(place.path(store)));
         }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
-use support::{fails, noise, run, stdout, strata};
+use support::{fails, noise, quick_dir, run, stdout, strata};
 
 /// What of the environment opens stores.
 const SECRETS: [&str; 7] = [
@@ -27,9 +27,7 @@ impl Place {
     /// A folder with the store `plain`, two that are encrypted with the key files `one` and `two`, and one that `pass`, a
     /// passphrase, opens; three snapshots are in `plain`.
     fn new() -> Self {
-        // In memory: what is asked here is not about flushing.
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let place = Self(dir);
+        let place = Self(quick_dir());
         for (seed, key) in ["one.key", "two.key"].iter().enumerate() {
             fs::write(place.path(key), noise(seed as u64, 64)).unwrap();
         }

@@ -72,6 +72,11 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// A folder in memory, if the host has such: for tests that make many stores, and are not about flushing.
+pub fn quick_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder")
+}
+
 /// The folder of generated fixtures: `STRATA_FIXTURES`, or `target/fixtures`. `scripts/fixtures`
 /// fills it; a fixture that is not there fails the test with that line.
 #[track_caller]
