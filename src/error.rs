@@ -4,10 +4,14 @@
 //! structure, field, value, offset) and often a cause: an I/O error, or the private cause enum of
 //! the parser that refused the input, which tests compare exactly.
 
+mod http;
+
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+
+pub(crate) use http::NoAnswer;
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

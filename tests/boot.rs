@@ -1,4 +1,4 @@
-//! A machine boots from the mounted disk view, to a line on its serial console.
+//! A machine boots from the mounted disk view, of an image and of a snapshot in a store, to a line on its serial console.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(unreachable_pub, reason = "modules are shared between test binaries")]
 
@@ -6,12 +6,13 @@
 mod support;
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{fixture, run, strata, tool};
+use support::{fixture, run, stdout, strata, tool};
 
 /// What a unit of the fixture prints once systemd runs from its disk.
 const MARKER: &str = "STRATA-BOOT-OK";
@@ -37,16 +38,15 @@ impl Drop for Machine {
     }
 }
 
-/// Boots `disk`, whose writes are thrown away, and returns what the console said up to the marker.
+/// Boots the drive that these options of QEMU tell of, until its system is running.
 #[track_caller]
-fn boot(disk: &Path, work: &Path) -> String {
+fn boot(drive: &str, work: &Path) -> Machine {
     let console = work.join("console");
     let complaints = File::create(work.join("complaints")).unwrap();
     let machine = tool("qemu-system-x86_64", "qemu-system-x86")
-        .args(["-machine", "pc,accel=tcg", "-m", "512", "-snapshot", "-no-reboot"])
+        .args(["-machine", "pc,accel=tcg", "-m", "512", "-no-reboot"])
         .args(["-display", "none", "-monitor", "none", "-nic", "none"])
-        .arg("-drive")
-        .arg(format!("file={},format=raw,if=virtio", disk.display()))
+        .args(["-drive", &format!("{drive},if=virtio")])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         // What -snapshot throws away goes where the test's own files are.
@@ -62,7 +62,8 @@ fn boot(disk: &Path, work: &Path) -> String {
         let said = fs::read(&console).unwrap_or_default();
         let said = String::from_utf8_lossy(&said).into_owned();
         if said.contains(MARKER) {
-            return said;
+            assert!(said.contains("Linux version"), "a marker without a kernel:\n{said}");
+            return machine;
         }
         let ended = machine.0.try_wait().unwrap();
         let last: Vec<&str> = said.lines().rev().take(30).collect();
@@ -87,9 +88,93 @@ fn a_machine_boots_from_the_mounted_disk() {
 
     run(strata().args(["mount", "--view", "disk"]).arg(&image).arg(&dir));
     let mount = Mount(&dir);
-    let console = boot(&dir.join("disk.img"), work.path());
-    assert!(console.contains("Linux version"), "a marker without a kernel:\n{console}");
+    let disk = dir.join("disk.img");
+    let drive = format!("file={},format=raw,snapshot=on", disk.display());
+    drop(boot(&drive, work.path()));
 
     drop(mount);
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "still mounted");
+}
+
+#[track_caller]
+fn until(what: &str, seen: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !seen() {
+        assert!(started.elapsed() < LIMIT, "not seen: {what}");
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Where the root's partition begins.
+fn root_start(disk: &Path) -> u64 {
+    let told = stdout(strata().args(["info", "--json"]).arg(disk));
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let volumes = told["volumes"].as_array().unwrap();
+    let root = volumes.iter().find(|volume| volume["contents"] == "ext4").unwrap();
+    root["partition"]["start"].as_u64().unwrap()
+}
+
+/// A store with a snapshot of the fixture in the series `web01`, and its name.
+fn store(work: &Path) -> String {
+    let store = work.join("st").to_str().unwrap().to_owned();
+    run(strata().args(["store", "init", &store]));
+    let image = fixture("debian-chain/layer-32.qcow2");
+    run(strata().args(["snapshot", "create", &store, "web01"]).arg(image));
+    store
+}
+
+#[test]
+fn a_machine_boots_from_a_mounted_snapshot_and_its_writes_are_thrown_away() {
+    let work = tempfile::tempdir().unwrap();
+    let store = store(work.path());
+    let dir = work.path().join("mnt");
+    fs::create_dir(&dir).unwrap();
+    run(strata()
+        .args(["mount", "--view", "disk", "--scratch", &format!("{store}::web01")])
+        .arg(&dir));
+    let mount = Mount(&dir);
+    let disk = dir.join("disk.img");
+    // The superblock of the root says that it is mounted, once it is to be written.
+    let at = root_start(&disk) + 1024;
+    let superblock = |disk: &Path| {
+        let mut bytes = vec![0; 1024];
+        File::open(disk).unwrap().read_exact_at(&mut bytes, at).unwrap();
+        bytes
+    };
+    let before = superblock(&disk);
+    // The machine writes to the mounted disk itself.
+    let machine = boot(&format!("file={},format=raw", disk.display()), work.path());
+    until("the machine has written", || superblock(&disk) != before);
+    drop(machine);
+
+    // With the mount all of that is gone.
+    drop(mount);
+    run(strata().args(["mount", "--view", "disk", &format!("{store}::web01")]).arg(&dir));
+    let mount = Mount(&dir);
+    assert!(superblock(&disk) == before);
+    let image = fixture("debian.raw");
+    run(tool("cmp", "diffutils").args([disk.as_os_str(), image.as_os_str()]));
+    drop(mount);
+    run(strata().args(["store", "check", "--read-data", &store]));
+}
+
+#[test]
+fn a_machine_boots_from_a_snapshot_among_all_of_a_mounted_store() {
+    let work = tempfile::tempdir().unwrap();
+    let store = store(work.path());
+    let dir = work.path().join("mnt");
+    fs::create_dir(&dir).unwrap();
+    run(strata().args(["mount", "--view", "disk", &store]).arg(&dir));
+    let mount = Mount(&dir);
+    let overlay = work.path().join("overlay.qcow2");
+    let mut create = tool("qemu-img", "qemu-utils");
+    create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]);
+    run(create.arg(dir.join("web01/latest/disk.img")).arg(&overlay));
+    let len = || fs::metadata(&overlay).unwrap().len();
+    let before = len();
+    let machine = boot(&format!("file={},format=qcow2", overlay.display()), work.path());
+    until("the machine has written", || len() > before);
+    drop(machine);
+    drop(mount);
+    run(strata().args(["store", "check", "--read-data", &store]));
 }

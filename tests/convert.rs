@@ -11,16 +11,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use support::{fixture, qemu_img, require_root, run, stdout, strata, tool};
+use support::{fixture, noise, qemu_img, require_root, run, stdout, strata, tool};
 
 const MIB: u64 = 1 << 20;
-
-/// Bytes that do not compress.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
 
 /// A disk of 40 MiB and one sector: noise, text, holes, and data in a hole's middle.
 fn disk(path: &Path) -> File {

@@ -6,11 +6,11 @@ mod support;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{qemu_img, run, stdout, strata, tool};
+use support::{fails, noise, qemu_img, run, stdout, strata, tool};
 
 /// Bytes of the test's disk.
 const DISK: u64 = 96 << 20;
@@ -59,19 +59,6 @@ impl Place {
         check.args(["store", "check", "--read-data", "--json"]).arg(self.path("st"));
         serde_json::from_str(&stdout(&mut check)).unwrap()
     }
-}
-
-fn fails(command: &mut Command) -> String {
-    let Output { status, stderr, .. } = command.output().unwrap();
-    assert!(!status.success());
-    String::from_utf8(stderr).unwrap()
-}
-
-/// Bytes that do not compress.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 /// A disk with a filesystem, holes and noise in it.

@@ -6,10 +6,9 @@ mod support;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::process::Command;
 
 use serde_json::Value;
-use support::{qemu_img, run, stdout, strata};
+use support::{fails, noise, qemu_img, run, stdout, strata};
 
 struct Place(tempfile::TempDir);
 
@@ -39,18 +38,6 @@ impl Place {
         run(strata().args(["convert", "--overwrite"]).arg(self.reference(name)).arg(&out));
         fs::read(out).unwrap()
     }
-}
-
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
-
-fn fails(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(!output.status.success());
-    String::from_utf8(output.stderr).unwrap()
 }
 
 #[test]

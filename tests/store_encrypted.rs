@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::{run, stdout, strata, tool};
+use support::{fails, noise, run, stdout, strata, tool};
 
 /// What of the environment opens stores.
 const SECRETS: [&str; 5] = [
@@ -59,19 +59,6 @@ impl Place {
         let args = ["snapshot", "create", "--json", "--key-file", "key", "ST", "web", "disk.raw"];
         serde_json::from_str(&stdout(&mut self.strata(&args))).unwrap()
     }
-}
-
-/// What a command that fails says.
-fn fails(command: &mut Command) -> String {
-    let Output { status, stderr, .. } = command.output().unwrap();
-    assert!(!status.success());
-    String::from_utf8(stderr).unwrap()
-}
-
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 /// What marks bytes that must not be seen.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use stratafs::block::{BlockSource, Cache};
 use stratafs::open::Opener;
 use stratafs::policy::Policy;
-use support::{qemu_img, qemu_io, require_root, run, stdout, strata, tool};
+use support::{noise, qemu_img, qemu_io, require_root, run, stdout, strata, tool};
 
 const MIB: u64 = 1 << 20;
 const DISK: u64 = 48 * MIB;
@@ -57,12 +57,6 @@ impl Place {
         command.args(["snapshot", "rollback", &self.reference(id)]).arg(disk);
         command
     }
-}
-
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 fn fails(command: &mut Command) -> (i32, String) {

@@ -2,7 +2,7 @@
 //!
 //! Standard output carries what was asked for and nothing else; warnings, errors and progress go
 //! to standard error. The exit status is 0 if all went well, 1 if something failed, 2 if the
-//! command line made no sense.
+//! command line made no sense, and 75 (try again later) if somebody else is at it.
 
 mod bar;
 mod boot;
@@ -22,6 +22,7 @@ mod mount;
 mod partial;
 pub mod restore;
 mod rollback;
+mod schedule;
 mod secrets;
 mod sign;
 mod snapshot;
@@ -420,6 +421,9 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+/// The exit status of what somebody else is doing just now: `EX_TEMPFAIL` of `sysexits.h`.
+const BUSY: u8 = 75;
+
 /// Runs the program with these arguments, the first of which is its own name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = mount::from_mount_helper(args.into_iter().collect());
@@ -449,6 +453,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Partly) => ExitCode::FAILURE,
         Ok(Outcome::Trouble) => ExitCode::from(2),
+        Ok(Outcome::Busy) => ExitCode::from(BUSY),
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -561,6 +566,8 @@ enum Outcome {
     Partly,
     /// It failed, and was told, where 1 means something else.
     Trouble,
+    /// Nothing was done, as somebody else is at it, and that was told.
+    Busy,
 }
 
 /// Tells failures that concern one file while the rest goes on.

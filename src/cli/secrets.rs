@@ -33,6 +33,10 @@ pub(crate) struct SecretArgs {
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
 
+    /// What opens it in place of these and of the environment.
+    #[arg(skip)]
+    instead: Instead,
+
     /// Open only snapshots that this key has signed, or another one that is named; a PEM file of an Ed25519 key
     ///
     /// Or $STRATA_TRUSTED_KEYS, files with colons between.
@@ -58,6 +62,18 @@ enum Source {
     KeyFile(PathBuf),
     PassphraseFile(PathBuf),
     Passphrase(OsString),
+}
+
+/// What opens a store besides what was given for all of them.
+#[derive(Debug, Clone, Default)]
+enum Instead {
+    /// Nothing else.
+    #[default]
+    AsGiven,
+    /// It is not encrypted, and nobody is asked.
+    Nothing,
+    /// This.
+    Only(Source),
 }
 
 impl Source {
@@ -101,6 +117,11 @@ fn absolute(path: PathBuf) -> PathBuf {
 
 impl SecretArgs {
     fn source(&self) -> Option<Source> {
+        match &self.instead {
+            Instead::Nothing => return None,
+            Instead::Only(source) => return Some(source.clone()),
+            Instead::AsGiven => {}
+        }
         let key_file = |path| Source::KeyFile(absolute(path));
         let passphrase_file = |path| Source::PassphraseFile(absolute(path));
         let file = |name| variable(name).map(PathBuf::from);
@@ -111,11 +132,47 @@ impl SecretArgs {
             .or_else(|| variable("STRATA_PASSPHRASE").map(Source::Passphrase))
     }
 
+    /// The same for the store that is copied from, if something else opens that: these files, or what the environment
+    /// has for it; or nothing, if it is not encrypted.
+    pub(crate) fn elsewhere(
+        &self,
+        key_file: Option<&PathBuf>,
+        passphrase_file: Option<&PathBuf>,
+        unencrypted: bool,
+    ) -> Option<Self> {
+        let file = |name| variable(name).map(PathBuf::from);
+        let only = |given: fn(PathBuf) -> Source, path: PathBuf| Instead::Only(given(path));
+        let instead = match unencrypted {
+            true => Some(Instead::Nothing),
+            false => (key_file.map(|path| only(Source::KeyFile, path.clone())))
+                .or_else(|| passphrase_file.map(|path| only(Source::PassphraseFile, path.clone())))
+                .or_else(|| file("STRATA_FROM_KEY_FILE").map(|it| only(Source::KeyFile, it)))
+                .or_else(|| {
+                    file("STRATA_FROM_PASSPHRASE_FILE").map(|it| only(Source::PassphraseFile, it))
+                })
+                .or_else(|| {
+                    let text = variable("STRATA_FROM_PASSPHRASE")?;
+                    Some(Instead::Only(Source::Passphrase(text)))
+                }),
+        };
+        Some(Self { instead: instead?, trusted_key: self.trusted_key.clone(), ..Self::default() })
+    }
+
+    /// That of these files, if there are any.
+    pub(super) fn of_files(key_file: Option<PathBuf>, passphrase_file: Option<PathBuf>) -> Self {
+        Self { key_file, passphrase_file, ..Self::default() }
+    }
+
+    /// That of stores which are not encrypted, whatever the environment has.
+    pub(super) fn unencrypted() -> Self {
+        Self { instead: Instead::Nothing, ..Self::default() }
+    }
+
     /// What opens stores as these options say. Nothing is read, and nobody asked, before a store needs it.
     pub(crate) fn keyring(&self) -> Arc<Keyring> {
         let keyring = match self.source() {
             Some(source) => Keyring::given(move || source.secret()),
-            None if can_ask() => Keyring::asking(ask),
+            None if can_ask() && !matches!(self.instead, Instead::Nothing) => Keyring::asking(ask),
             None => Keyring::default(),
         };
         let trusted = self.trusted();

@@ -16,12 +16,13 @@ use super::sign::Signed;
 use super::store::{write_facts, write_json, write_json_lines, write_rows};
 use super::stores::{StoreArgs, location_parser};
 use super::{
-    OpenArgs, Outcome, input, output, rollback, sign, stdout, stop_on_signals, tag, text, warn,
+    OpenArgs, Outcome, input, output, rollback, schedule, sign, stdout, stop_on_signals, tag, text,
+    warn,
 };
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::open::Reference;
 use crate::open::stored::{self, Stored};
+use crate::open::{Opener, Reference};
 use crate::store::objects::Location;
 use crate::store::{
     Decision, DiskSource, Keep, NewDisk, NewSnapshot, Progress, Reading, Snapshot, Store,
@@ -115,6 +116,12 @@ enum Command {
     /// Of each hour, day, week, month or year the newest snapshot counts, by this machine's calendar; periods
     /// without a snapshot do not count.
     Prune(Prune),
+    /// Do what a schedule needs, as a file says: make snapshots, copy them, remove old ones, give back their room
+    ///
+    /// One series that fails does not keep the others from being made. The exit status is 1 if anything failed, and 75 if
+    /// another run of the same file is not over yet; then nothing is done. docs/schedule.md has a whole example, and
+    /// units for systemd.
+    Run(schedule::Args),
     /// Make a disk what it was in a snapshot, by writing only what differs
     ///
     /// The disk is read and compared by hashes: what is equal is neither fetched nor written. A raw file gets the
@@ -234,6 +241,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         Command::GenerateKey { path } => sign::generate_key(path),
         Command::Remove { references, stores } => remove(references, stores),
         Command::Prune(args) => prune(args),
+        Command::Run(args) => schedule::run(args),
         Command::Tag(args) => tag::run(args),
         Command::Rollback(args) => rollback::run(args),
     }
@@ -273,12 +281,7 @@ fn create(args: &Create) -> Result<Outcome> {
                 }
             },
         };
-        let disk = opener.disk(&reference)?;
-        warn(&disk.warnings);
-        // Another snapshot of an image lies in the same file.
-        let is_told = reference.snapshot.is_none();
-        let layers = if is_told { disk.source_layers()? } else { Vec::new() };
-        disks.push(NewDisk { name, source: DiskSource::Image(disk.source), layers });
+        disks.push(new_disk(&opener, name, &reference)?);
     }
     let new = NewSnapshot {
         series: args.series.clone(),
@@ -286,7 +289,7 @@ fn create(args: &Create) -> Result<Outcome> {
         tags: args.tags.clone(),
         parent,
         source: args.disks.iter().map(|disk| disk.to_string_lossy()).collect::<Vec<_>>().join(" "),
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: host(),
         sign,
         reading: Reading { all: args.read_all, resume: args.resume, ..Reading::default() },
         disks,
@@ -299,6 +302,21 @@ fn create(args: &Create) -> Result<Outcome> {
     let mut out = stdout()?;
     output(writeln!(out, "{}", summary(&snapshot)).and_then(|()| out.flush()))?;
     Ok(Outcome::Done)
+}
+
+/// Opens a disk that a snapshot is to be made of.
+pub(super) fn new_disk(opener: &Opener, name: String, reference: &Reference) -> Result<NewDisk> {
+    let disk = opener.disk(reference)?;
+    warn(&disk.warnings);
+    // Another snapshot of an image lies in the same file.
+    let is_told = reference.snapshot.is_none();
+    let layers = if is_told { disk.source_layers()? } else { Vec::new() };
+    Ok(NewDisk { name, source: DiskSource::Image(disk.source), layers })
+}
+
+/// What this machine is called.
+pub(super) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// A new snapshot, in a line.
@@ -343,7 +361,7 @@ fn named_disk(text: &OsStr, alone: bool) -> (String, Reference) {
 }
 
 /// Text of a record that may be any.
-fn free(text: &str) -> String {
+pub(super) fn free(text: &str) -> String {
     text::printable(text.as_bytes()).into_owned()
 }
 
@@ -422,6 +440,7 @@ fn show(reference: &OsStr, stores: &StoreArgs, json: bool) -> Result<Outcome> {
         ("time", local(record.time, &zone)),
         ("tags", record.tags.join(", ")),
         ("parent", record.parent.map(|id| id.to_string()).unwrap_or_default()),
+        ("copy of", record.copy_of.map(|id| id.to_string()).unwrap_or_default()),
         ("made of", free(&record.source)),
         ("made on", format!("{} by {}", free(&record.host), free(&record.program))),
     ];

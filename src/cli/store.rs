@@ -13,7 +13,7 @@ use crate::block::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::open::stored;
 use crate::store::objects::Location;
-use crate::store::{Collect, Depth, Settings, Store};
+use crate::store::{Collect, Collected, Depth, Settings, Store};
 
 /// Memory for what is read again: map pages and pages of indexes.
 pub(super) const CACHE: u64 = 64 << 20;
@@ -117,7 +117,9 @@ enum Command {
     /// was interrupted goes on where it was when it is started again. TO is made if there is no store yet: then it is of
     /// the same kind, and most of what it needs goes there without being unpacked.
     ///
-    /// Where blocks are as large in both stores, a snapshot has the same id in both.
+    /// Where blocks are as large in both stores, and the same key names them, a snapshot has the same id in both. Into any
+    /// other store - with another key, with one at all or without - its disks are read: the first one whole, and of one
+    /// whose predecessor was copied before only what differs. --from-key-file and such open FROM then.
     Copy(super::store_copy::Args),
     /// Make indexes anew that are lost or damaged
     ///
@@ -282,11 +284,16 @@ fn check(store: &Store, depth: Depth, json: bool) -> Result<Outcome> {
     Ok(if sound { Outcome::Done } else { Outcome::Partly })
 }
 
-fn collect(store: &Store, how: &Collect, json: bool) -> Result<Outcome> {
+/// Collects, with something that turns.
+pub(super) fn collected(store: &Store, how: &Collect) -> Result<Collected> {
     let spinner = spinner();
     let done = store.collect(how, &|| spinner.inc(1));
     spinner.finish_and_clear();
-    let done = done?;
+    done
+}
+
+fn collect(store: &Store, how: &Collect, json: bool) -> Result<Outcome> {
+    let done = collected(store, how)?;
     if json {
         write_json(&done)?;
         return Ok(Outcome::Done);

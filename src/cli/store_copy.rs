@@ -1,19 +1,22 @@
 //! `strata store copy`: snapshots go into another store.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::Ordering;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
 use super::bar::Bar;
+use super::secrets::signing_key;
 use super::store::{CACHE, write_json};
 use super::stores::{StoreArgs, location_parser};
-use super::{Outcome, output, stdout, text};
+use super::{Outcome, output, stdout, stop_on_signals, text};
 use crate::block::Cache;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::stored;
 use crate::store::objects::Location;
-use crate::store::{Copied, Progress, Snapshot};
+use crate::store::{Copied, Progress, SigningKey, Snapshot, Store};
 
 /// Options of `strata store copy`.
 #[derive(Debug, clap::Args)]
@@ -41,8 +44,26 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
+    /// Sign the copies with this key: a PEM file, of strata snapshot generate-key or openssl genpkey -algorithm ed25519
+    #[arg(long, value_name = "FILE", help_heading = "Signatures")]
+    sign_key: Option<PathBuf>,
+
     #[command(flatten)]
     stores: StoreArgs,
+
+    /// What opens FROM, if it is not what opens TO: this file of random bytes, or $STRATA_FROM_KEY_FILE
+    #[arg(long, value_name = "FILE", help_heading = "Encrypted stores")]
+    #[arg(conflicts_with_all = ["from_passphrase_file", "from_unencrypted"])]
+    from_key_file: Option<PathBuf>,
+
+    /// The same: the passphrase in the first line of this file; or $STRATA_FROM_PASSPHRASE_FILE, $STRATA_FROM_PASSPHRASE
+    #[arg(long, value_name = "FILE", help_heading = "Encrypted stores")]
+    #[arg(conflicts_with = "from_unencrypted")]
+    from_passphrase_file: Option<PathBuf>,
+
+    /// FROM is not encrypted, though TO is
+    #[arg(long, help_heading = "Encrypted stores")]
+    from_unencrypted: bool,
 
     /// The URL of the server of FROM, if it is another than that of TO
     #[arg(long, value_name = "URL", help_heading = "Object storage")]
@@ -68,14 +89,28 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
+    let stop = stop_on_signals()?;
+    let sign = args.sign_key.as_deref().map(signing_key).transpose()?.map(Arc::new);
+    let secrets = args.stores.secrets.elsewhere(
+        args.from_key_file.as_ref(),
+        args.from_passphrase_file.as_ref(),
+        args.from_unencrypted,
+    );
+    let is_opened_alike = secrets.is_none();
     let there = args.stores.elsewhere(
         args.from_endpoint.as_ref(),
         args.from_region.as_ref(),
         args.from_profile.as_ref(),
+        secrets,
     );
     let here = args.stores.options();
     let cache = Cache::new(CACHE);
-    let from = stored::store(&args.from, &there, &cache)?;
+    let from = stored::store(&args.from, &there, &cache).map_err(|error| match error.kind() {
+        Kind::Refused if is_opened_alike => error.with_hint(
+            "if that is as it should be, --from-unencrypted says so: then what is given opens only the other store",
+        ),
+        _ => error,
+    })?;
     if args.from == args.to {
         return Err(Error::new(Kind::Usage, "both stores are the same").within(from.name()));
     }
@@ -94,23 +129,18 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         }
     };
     let to = match stored::store(&args.to, &here, &cache) {
-        Err(error) if error.kind() == Kind::NotFound => {
+        // What is made has the keys of the other.
+        Err(error) if error.kind() == Kind::NotFound && is_opened_alike => {
             from.twin(&*args.to.make(&here.bucket)?)?;
             stored::store(&args.to, &here, &cache)?
         }
+        Err(error) if error.kind() == Kind::Refused && is_opened_alike => {
+            let hint = "if that is as it should be, --from-key-file or --from-passphrase-file opens only the store that is copied from";
+            return Err(error.with_hint(hint));
+        }
         opened => opened?,
     };
-    let progress = Progress::default();
-    let bar = Bar::new(!io::stderr().is_terminal(), Some(0));
-    let copied = std::thread::scope(|scope| {
-        bar.show(scope, || {
-            bar.set_total(progress.total.load(Ordering::Relaxed));
-            (progress.done.load(Ordering::Relaxed), String::new())
-        });
-        let copied = to.copy_from(&from, &snapshots, &progress);
-        bar.finish();
-        copied
-    })?;
+    let copied = copied(&to, &from, &snapshots, sign.as_ref(), &stop)?;
     if args.json {
         let traffic = [&there.bucket.traffic, &here.bucket.traffic];
         let sum = |count: fn(&crate::store::objects::Traffic) -> u64| {
@@ -125,6 +155,10 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     let mut out = stdout()?;
+    for id in &copied.unsigned {
+        let line = format!("{id} was signed, and its copy is not: a signature names its store");
+        output(writeln!(out, "{line}"))?;
+    }
     let told = format!(
         "{} copied, {} there already, {} stored",
         text::count(copied.snapshots.len() as u64, "snapshot", "snapshots"),
@@ -133,6 +167,27 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     );
     output(writeln!(out, "{told}").and_then(|()| out.flush()))?;
     Ok(Outcome::Done)
+}
+
+/// Copies snapshots, with a progress bar; `key` signs the copies.
+pub(super) fn copied(
+    to: &Arc<Store>,
+    from: &Arc<Store>,
+    snapshots: &[Snapshot],
+    key: Option<&Arc<SigningKey>>,
+    stop: &Arc<AtomicBool>,
+) -> Result<Copied> {
+    let progress = Progress { stop: Arc::clone(stop), ..Progress::default() };
+    let bar = Bar::new(!io::stderr().is_terminal(), Some(0));
+    std::thread::scope(|scope| {
+        bar.show(scope, || {
+            bar.set_total(progress.total.load(Ordering::Relaxed));
+            (progress.done.load(Ordering::Relaxed), String::new())
+        });
+        let copied = to.copy_signed(from, snapshots, key, &progress);
+        bar.finish();
+        copied
+    })
 }
 
 /// The snapshots of the series that are asked for.

@@ -24,36 +24,36 @@ pub(super) fn location_parser() -> impl TypedValueParser<Value = Location> {
 pub(crate) struct StoreArgs {
     /// The URL of the server [default: $AWS_ENDPOINT_URL, else AWS]
     #[arg(long, value_name = "URL")]
-    endpoint: Option<String>,
+    pub(super) endpoint: Option<String>,
 
     /// The region of the bucket [default: $AWS_REGION, else that of the profile]
     #[arg(long, value_name = "NAME")]
-    region: Option<String>,
+    pub(super) region: Option<String>,
 
     /// Take credentials from this profile in ~/.aws [default: $AWS_PROFILE]
     ///
     /// Without one they are those of $AWS_ACCESS_KEY_ID and $AWS_SECRET_ACCESS_KEY, of the default profile, or those
     /// that the machine is given where it runs.
     #[arg(long, value_name = "NAME")]
-    profile: Option<String>,
+    pub(super) profile: Option<String>,
 
     /// Whether the bucket is named in the path of a URL, not by its host [default: with --endpoint]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
-    path_style: Option<bool>,
+    pub(super) path_style: Option<bool>,
 
     /// Take plain HTTP to other machines than this one
     #[arg(long)]
-    allow_http: bool,
+    pub(super) allow_http: bool,
 
     /// Give one operation up after so many seconds, however often it was tried
     #[arg(long, value_name = "SECONDS", default_value_t = BucketOptions::TIMEOUT.as_secs())]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    request_timeout: u64,
+    pub(super) request_timeout: u64,
 
     /// What is read of a bucket may take so much in the cache folder; 0 keeps nothing there
     #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = parse_size)]
-    store_cache_size: u64,
+    pub(super) store_cache_size: u64,
 
     #[command(flatten)]
     pub(super) secrets: SecretArgs,
@@ -65,6 +65,22 @@ pub(super) const PIECES: &str = "stores";
 /// Where that is for whoever runs this.
 pub(super) fn piece_cache_dir() -> Option<PathBuf> {
     LayerCache::user_dir().map(|dir| dir.join(PIECES))
+}
+
+impl Default for StoreArgs {
+    /// What they are if none is given.
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            region: None,
+            profile: None,
+            path_style: None,
+            allow_http: false,
+            request_timeout: BucketOptions::TIMEOUT.as_secs(),
+            store_cache_size: 8 << 30,
+            secrets: SecretArgs::default(),
+        }
+    }
 }
 
 impl StoreArgs {
@@ -86,12 +102,13 @@ impl StoreArgs {
         }
     }
 
-    /// The same for another store, which may lie elsewhere.
+    /// The same for another store, which may lie elsewhere, and be opened by something else.
     pub(crate) fn elsewhere(
         &self,
         endpoint: Option<&String>,
         region: Option<&String>,
         profile: Option<&String>,
+        secrets: Option<SecretArgs>,
     ) -> stored::Options {
         let or =
             |one: Option<&String>, other: &Option<String>| one.cloned().or_else(|| other.clone());
@@ -99,6 +116,7 @@ impl StoreArgs {
             endpoint: or(endpoint, &self.endpoint),
             region: or(region, &self.region),
             profile: or(profile, &self.profile),
+            secrets: secrets.unwrap_or_else(|| self.secrets.clone()),
             ..self.clone()
         };
         there.options()

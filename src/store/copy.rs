@@ -4,8 +4,13 @@
 //! ids, and a record is copied as it is, under the same id. A pack goes as it is where both stores have one number and most
 //! of it is needed. Everything else is read, verified, and written as a new snapshot's blocks are.
 //!
+//! Where they do not, because blocks are of another size or named with another key, the disks of a snapshot are read as
+//! any disk is; of one that another was copied before, only what differs from that one (`renamed.rs`).
+//!
 //! What an interrupted copy has sent is used by the next: packs are called by their contents, and are made of
 //! the same blocks in the same order.
+
+mod renamed;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -25,9 +30,12 @@ use super::objects::{Object, Objects, Sort};
 use super::pack::{Blob, Pack};
 use super::record::Snapshot;
 use super::sealed::Sealed;
+use super::signatures::SigningKey;
 use super::{DiskSource, NewDisk, NewSnapshot, Progress, Reading, SnapshotLayer, Store, whole};
+use crate::block::BlockSource;
 use crate::chain::Chain;
 use crate::error::{Error, Kind, Result, ResultExt};
+use renamed::Renamed;
 
 /// Packs that are sent at the same time: each is held in memory.
 const SENDERS: usize = 3;
@@ -56,6 +64,11 @@ pub struct Copied {
     pub blobs: u64,
     /// Bytes that were stored.
     pub stored: u64,
+    /// Signatures that came with them, or were made of copies.
+    pub signatures: u64,
+    /// Those of `snapshots` that were signed where they came from, and are signed by nobody here: a signature names its
+    /// store.
+    pub unsigned: Vec<Id>,
 }
 
 /// What is needed of one pack.
@@ -80,29 +93,55 @@ impl Store {
         objects.put(Object::Config, &[&whole(&*self.objects, Object::Config)?])
     }
 
-    /// Copies `snapshots` of `from`, the oldest first. Each exists here once it is whole.
+    /// Those of `snapshots`, which are of another store, of which no copy is here.
+    ///
+    /// # Errors
+    /// As [`Store::snapshots`].
+    pub fn lacks(&self, snapshots: &[Snapshot]) -> Result<Vec<Snapshot>> {
+        let here = self.snapshots()?;
+        Ok(snapshots.iter().filter(|snapshot| !is_there(&here, snapshot)).cloned().collect())
+    }
+
+    /// Copies `snapshots` of `from`, the oldest first. Each exists here once it is whole. Signatures hold in stores of
+    /// one number, and come with it there.
     ///
     /// # Errors
     /// Those of reading `from`, also where what is read is damaged, and of writing here.
     pub fn copy_from(
-        &self,
+        self: &Arc<Self>,
         from: &Arc<Store>,
         snapshots: &[Snapshot],
         progress: &Progress,
     ) -> Result<Copied> {
+        self.copy_signed(from, snapshots, None, progress)
+    }
+
+    /// The same, and `key` signs the copies.
+    ///
+    /// # Errors
+    /// As [`Store::copy_from`].
+    pub fn copy_signed(
+        self: &Arc<Self>,
+        from: &Arc<Store>,
+        snapshots: &[Snapshot],
+        key: Option<&Arc<SigningKey>>,
+        progress: &Progress,
+    ) -> Result<Copied> {
         self.may_write()?;
         let mut copied = Copied::default();
-        let is_alike =
-            self.config.block_size == from.config.block_size && self.keys.are_like(&from.keys);
-        let is_there = |here: &[Snapshot], snapshot: &Snapshot| {
-            here.iter().any(|found| match is_alike {
-                true => found.id == snapshot.id,
-                false => is_same(found, snapshot),
-            })
+        let signed = match self.number == from.number {
+            true => self.signatures_lacking(from, snapshots)?,
+            false => HashMap::new(),
         };
         let mut here = self.snapshots()?;
-        if snapshots.iter().all(|snapshot| is_there(&here, snapshot)) {
-            copied.already = snapshots.len() as u64;
+        let (there, lacking): (Vec<_>, Vec<_>) =
+            snapshots.iter().partition(|snapshot| is_there(&here, snapshot));
+        copied.already = there.len() as u64;
+        for snapshot in there {
+            // Those that were signed since.
+            copied.signatures += self.put_signatures(from, signed.get(&snapshot.id))?;
+        }
+        if lacking.is_empty() {
             return Ok(copied);
         }
         // What a series has here is compared with, and stays meanwhile.
@@ -115,8 +154,12 @@ impl Store {
         // Others may have removed some by when they heed us.
         let (lease, _) = self.writing(bases.iter().flat_map(Root::of).collect())?;
         here = self.snapshots()?;
+        // Then a snapshot has one id in both.
+        let is_alike =
+            self.config.block_size == from.config.block_size && self.keys.are_like(&from.keys);
+        let there = if is_alike { Vec::new() } else { from.snapshots()? };
         bases.retain(|base| here.iter().any(|here| here.id == base.id));
-        for snapshot in snapshots {
+        for snapshot in lacking {
             from.trust(snapshot)?;
             if is_there(&here, snapshot) {
                 copied.already += 1;
@@ -125,11 +168,31 @@ impl Store {
             let base = bases.iter().rev().find(|base| base.record.series == snapshot.record.series);
             let named = || format!("snapshot {}", snapshot.id);
             lease.check()?;
+            // Before it: it is never there without.
+            copied.signatures += self.put_signatures(from, signed.get(&snapshot.id))?;
             let made = match is_alike {
-                true => self.copy_alike(from, snapshot, base, &lease, progress, &mut copied),
-                false => self.copy_anew(from, snapshot, base, progress, &mut copied),
+                true => {
+                    if let Some(key) = key {
+                        self.put_signature(snapshot.id, key)?;
+                    }
+                    self.copy_alike(from, snapshot, base, &lease, progress, &mut copied)
+                }
+                false => {
+                    let before = base.and_then(|base| {
+                        let origin = base.origin();
+                        Some([base, there.iter().find(|found| found.origin() == origin)?])
+                    });
+                    self.copy_anew(from, snapshot, base, before, key, progress, &mut copied)
+                }
             };
             let made = made.within(named)?;
+            copied.signatures += u64::from(key.is_some());
+            if key.is_none() && self.number != from.number {
+                let signatures = from.signatures(std::slice::from_ref(snapshot))?;
+                if signatures.values().any(|signatures| !signatures.is_empty()) {
+                    copied.unsigned.push(made.id);
+                }
+            }
             copied.snapshots.push(made.id);
             here.push(made.clone());
             bases.push(made);
@@ -137,20 +200,50 @@ impl Store {
         Ok(copied)
     }
 
-    /// Copies a snapshot into a store whose blocks are of another size: its disks are read.
+    /// Copies a snapshot into a store that names blocks differently: its disks are read. `before` is a copy that
+    /// is here, and what it is a copy of.
+    #[expect(clippy::too_many_arguments, reason = "all of them are of this one copy")]
     fn copy_anew(
-        &self,
+        self: &Arc<Self>,
         from: &Arc<Store>,
         snapshot: &Snapshot,
         base: Option<&Snapshot>,
+        before: Option<[&Snapshot; 2]>,
+        key: Option<&Arc<SigningKey>>,
         progress: &Progress,
         copied: &mut Copied,
     ) -> Result<Snapshot> {
         let record = &snapshot.record;
+        // What is taken over must have been signed as well.
+        let is_trusted = |store: &Store, snapshot: &Snapshot| match store.trust(snapshot) {
+            Err(error) if matches!(error.kind(), Kind::Refused | Kind::Corrupt) => Ok(false),
+            trusted => trusted.map(|()| true),
+        };
+        let base = match base {
+            Some(base) if is_trusted(self, base)? => Some(base),
+            _ => None,
+        };
+        let before = match before {
+            Some([copy, before]) if base.is_some() && is_trusted(from, before)? => {
+                Some([copy, before])
+            }
+            _ => None,
+        };
         let mut disks = Vec::new();
         for disk in &record.disks {
             let layer = SnapshotLayer::new(Arc::clone(from), snapshot, disk)?;
-            let source = Arc::new(Chain::new(vec![Arc::new(layer)], Arc::clone(&from.cache))?);
+            let chain = Chain::new(vec![Arc::new(layer)], Arc::clone(&from.cache))?;
+            let mut source: Arc<dyn BlockSource> = Arc::new(chain);
+            if let Some([copy, before]) = before
+                && let (Some(copy), Some(before)) = (copy.disk(&disk.name), before.disk(&disk.name))
+            {
+                match Renamed::new(Arc::clone(&source), from, [before, disk], self, copy) {
+                    Ok(renamed) => source = Arc::new(renamed),
+                    // Of one that was damaged, or removed since, nothing is taken over.
+                    Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::NotFound) => {}
+                    Err(error) => return Err(error),
+                }
+            }
             let source = DiskSource::Image(source);
             disks.push(NewDisk { name: disk.name.clone(), source, layers: Vec::new() });
         }
@@ -161,11 +254,11 @@ impl Store {
             parent: base.cloned(),
             source: record.source.clone(),
             host: record.host.clone(),
-            sign: None,
+            sign: key.cloned(),
             reading: Reading::default(),
             disks,
         };
-        let made = self.create(new, progress)?;
+        let made = self.create_as(new, Some(snapshot.origin()), progress)?;
         copied.blobs += made.record.disks.iter().map(|disk| disk.new_blocks).sum::<u64>();
         copied.stored += made.record.disks.iter().map(|disk| disk.new_bytes).sum::<u64>();
         Ok(made)
@@ -407,14 +500,9 @@ impl Store {
     }
 }
 
-/// Whether two snapshots of stores with different blocks are one: what copying keeps is the same.
-fn is_same(one: &Snapshot, other: &Snapshot) -> bool {
-    let (one, other) = (&one.record, &other.record);
-    let disks = |record: &super::Record| {
-        record.disks.iter().map(|disk| (disk.name.clone(), disk.size)).collect::<Vec<_>>()
-    };
-    (&one.series, one.time, &one.source, &one.host, disks(one))
-        == (&other.series, other.time, &other.source, &other.host, disks(other))
+/// Whether a snapshot, or a copy of it, is among those that are `here`.
+fn is_there(here: &[Snapshot], snapshot: &Snapshot) -> bool {
+    here.iter().any(|found| found.origin() == snapshot.origin())
 }
 
 fn check_stop(progress: &Progress) -> Result<()> {

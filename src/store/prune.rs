@@ -52,6 +52,11 @@ impl Period {
         }
     }
 
+    /// Whether both times are in one period, by the calendar of their zone.
+    pub fn has_both(self, one: &Zoned, other: &Zoned) -> bool {
+        self.of(one) == self.of(other)
+    }
+
     /// What tells the period that `time` is in from all others.
     fn of(self, time: &Zoned) -> (i16, i16, i8, i32) {
         let week = time.date().iso_week_date();
@@ -76,13 +81,20 @@ pub struct Decision {
 }
 
 impl Keep {
+    /// Whether any rule keeps anything.
+    pub fn keeps_something(&self) -> bool {
+        self.last > 0
+            || self.periods.iter().any(|&count| count > 0)
+            || self.within.is_some()
+            || !self.tags.is_empty()
+    }
+
     /// Decides about all snapshots, each series by itself and its newest first; periods are those of `zone`.
     ///
     /// # Errors
     /// [`Kind::Usage`] if no rule keeps anything: that is hardly meant.
     pub fn decide(&self, snapshots: Vec<Snapshot>, zone: &TimeZone) -> Result<Vec<Decision>> {
-        let nothing = self.last == 0 && self.periods.iter().all(|&count| count == 0);
-        if nothing && self.within.is_none() && self.tags.is_empty() {
+        if !self.keeps_something() {
             return Err(Error::new(Kind::Usage, "nothing says which snapshots to keep")
                 .with_hint("as --keep-last 7 --keep-monthly 12, to begin with"));
         }

@@ -24,6 +24,9 @@ pub struct Record {
     pub host: String,
     /// By what program.
     pub program: String,
+    /// What it is a copy of, if blocks are named differently there: the snapshot that was made first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<Id>,
     /// Its disks, one at least.
     pub disks: Vec<DiskRecord>,
 }
@@ -57,4 +60,11 @@ pub struct Snapshot {
     /// What the record says.
     #[serde(flatten)]
     pub record: Record,
+}
+
+impl Snapshot {
+    /// What it has in common with its copies in stores that name blocks differently: the id of the first of them all.
+    pub(super) fn origin(&self) -> Id {
+        self.record.copy_of.unwrap_or(self.id)
+    }
 }

@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::{Attr, DirEntry, FileKind, FileTree, NodeId, StatFs};
+use super::{Attr, DirEntry, FileKind, FileTree, NodeId, StatFs, read_dir_as};
 use crate::block::{Extent, Origin};
 use crate::error::{Error, Kind, Result};
 
@@ -267,17 +267,8 @@ impl FileTree for Composed {
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<()> {
         let (member, inner) = self.enter(dir)?;
-        let mut failed = None;
-        member.tree.read_dir(inner.node, after, &mut |entry| match self
-            .surface(Inner { node: entry.node, ..inner })
-        {
-            Ok(node) => emit(DirEntry { node, ..entry }),
-            Err(error) => {
-                failed = Some(error);
-                false
-            }
-        })?;
-        failed.map_or(Ok(()), Err)
+        let number = |node| self.surface(Inner { node, ..inner });
+        read_dir_as(&*member.tree, inner.node, after, &number, emit)
     }
 
     fn read_link(&self, node: NodeId) -> Result<Vec<u8>> {

@@ -263,6 +263,28 @@ pub trait WritableTree: FileTree {
     }
 }
 
+/// Lists a folder of a tree that is a part of another one, where its nodes have other numbers.
+///
+/// # Errors
+/// As [`FileTree::read_dir`], and those of `number`, which end the listing.
+pub(crate) fn read_dir_as(
+    tree: &dyn FileTree,
+    dir: NodeId,
+    after: u64,
+    number: &dyn Fn(NodeId) -> Result<NodeId>,
+    emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+) -> Result<()> {
+    let mut failed = None;
+    tree.read_dir(dir, after, &mut |entry| match number(entry.node) {
+        Ok(node) => emit(DirEntry { node, ..entry }),
+        Err(error) => {
+            failed = Some(error);
+            false
+        }
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
 /// A tree to serve, and whether it can be changed.
 #[derive(Debug, Clone)]
 pub enum Served {

@@ -45,6 +45,14 @@ pub fn stdout(command: &mut Command) -> String {
     String::from_utf8(run(command).stdout).expect("output in UTF-8")
 }
 
+/// What a command that must fail says.
+#[track_caller]
+pub fn fails(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(!output.status.success(), "{command:?} went well");
+    String::from_utf8(output.stderr).expect("output in UTF-8")
+}
+
 /// `qemu-img` with these arguments, which must succeed.
 #[track_caller]
 pub fn qemu_img<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
@@ -55,6 +63,18 @@ pub fn qemu_img<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
 #[track_caller]
 pub fn qemu_io<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
     run(tool("qemu-io", "qemu-utils").args(args))
+}
+
+/// Bytes that do not compress.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A folder in memory, if the host has such: for tests that make many stores, and are not about flushing.
+pub fn quick_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder")
 }
 
 /// The folder of generated fixtures: `STRATA_FIXTURES`, or `target/fixtures`. `scripts/fixtures`

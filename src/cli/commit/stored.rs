@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
 
-use super::super::snapshot::{newest, summary, watched};
+use super::super::snapshot::{host, newest, summary, watched};
 use super::super::warn;
 use super::Args;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -46,7 +46,7 @@ pub(super) fn commit(args: &Args, to: &Reference, stop: &Arc<AtomicBool>) -> Res
         tags: Vec::new(),
         parent,
         source: args.what.to_string_lossy().into_owned(),
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: host(),
         sign: None,
         reading: Reading::default(),
         disks: vec![NewDisk { name, source: DiskSource::Image(disk.source), layers }],

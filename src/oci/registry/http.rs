@@ -17,6 +17,7 @@ use ureq::{Agent, Body};
 use super::Options;
 use super::cause::Cause;
 use super::patience::Timing;
+use crate::error::NoAnswer;
 
 /// What is told of an error's text at most.
 const SAID: usize = 300;
@@ -269,28 +270,8 @@ pub(super) fn read_failed(host: &str, error: &std::io::Error, missing: u64) -> C
 
 /// A request that got no answer.
 fn transport(url: &Uri, error: &ureq::Error) -> Cause {
-    let host = host(url);
-    let mut tls = false;
-    let why = match error {
-        ureq::Error::Io(error) => match error.get_ref() {
-            Some(inner) if inner.downcast_ref::<rustls::Error>().is_some() => {
-                tls = true;
-                format!("has no trusted connection: {inner}")
-            }
-            _ => format!("cannot be reached: {error}"),
-        },
-        ureq::Error::Rustls(error) => {
-            tls = true;
-            format!("has no trusted connection: {error}")
-        }
-        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-            "cannot be reached in time".into()
-        }
-        ureq::Error::Timeout(_) => "does not answer in time".into(),
-        ureq::Error::HostNotFound => "is no host that is known".into(),
-        other => format!("does not answer as it should: {other}"),
-    };
-    Cause::Transport { host, why, tls }
+    let NoAnswer { why, is_untrusted: tls } = NoAnswer::of(error);
+    Cause::Transport { host: host(url), why, tls }
 }
 
 /// The host of a URL, with its port if it has one.

@@ -23,7 +23,7 @@ use super::time_of;
 use crate::block::{Extent, Origin};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Snapshot, Store};
-use crate::tree::{Attr, DirEntry, FileKind, FileTree, NodeId, StatFs};
+use crate::tree::{Attr, DirEntry, FileKind, FileTree, NodeId, StatFs, read_dir_as};
 
 use listed::{Entry, Listed, Own};
 
@@ -363,15 +363,7 @@ impl FileTree for StoreTree {
             Place::Own(own) => return self.own_list(&own, after, emit),
             Place::Inner { disk, tree, node } => (disk, tree, node),
         };
-        let mut failed = None;
-        tree.read_dir(node, after, &mut |entry| match join(disk, entry.node) {
-            Ok(node) => emit(DirEntry { node, ..entry }),
-            Err(error) => {
-                failed = Some(error);
-                false
-            }
-        })?;
-        failed.map_or(Ok(()), Err)
+        read_dir_as(&*tree, node, after, &|node| join(disk, node), emit)
     }
 
     fn read_link(&self, node: NodeId) -> Result<Vec<u8>> {

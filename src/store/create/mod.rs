@@ -139,7 +139,17 @@ impl Store {
     /// # Errors
     /// Those of reading the disks and of writing to the store. What was stored by then is used by the next
     /// attempt.
-    pub fn create(&self, mut new: NewSnapshot, progress: &Progress) -> Result<Snapshot> {
+    pub fn create(&self, new: NewSnapshot, progress: &Progress) -> Result<Snapshot> {
+        self.create_as(new, None, progress)
+    }
+
+    /// The same of a copy, with what it is a copy of.
+    pub(super) fn create_as(
+        &self,
+        mut new: NewSnapshot,
+        copy_of: Option<Id>,
+        progress: &Progress,
+    ) -> Result<Snapshot> {
         self.may_write()?;
         if new.disks.is_empty() {
             return Err(Error::new(Kind::Usage, "a snapshot without a disk"));
@@ -197,6 +207,7 @@ impl Store {
             source: new.source,
             host: new.host,
             program: concat!("strata ", env!("CARGO_PKG_VERSION")).to_owned(),
+            copy_of,
             disks,
         };
         let id = self.put_record(&record, new.sign.as_deref(), &lease)?;

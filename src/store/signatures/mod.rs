@@ -2,7 +2,7 @@
 
 mod pem;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
@@ -211,6 +211,36 @@ impl Store {
             signatures.sort_by_key(|signature| signature.key);
         }
         Ok(found)
+    }
+
+    /// The signatures of each of these snapshots of `from`, a store of the same number, that are not here.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn signatures_lacking(
+        &self,
+        from: &Store,
+        snapshots: &[Snapshot],
+    ) -> Result<HashMap<Id, Vec<Id>>> {
+        let here = self.objects.list(Sort::Signatures)?;
+        let here: HashSet<Id> = here.into_iter().map(|listed| listed.id).collect();
+        let lacking = |(record, signatures): (Id, Vec<Signature>)| {
+            let ids = signatures.iter().map(|signature| signature.key.signature_of(record));
+            (record, ids.filter(|id| !here.contains(id)).collect())
+        };
+        Ok(from.signatures(snapshots)?.into_iter().map(lacking).collect())
+    }
+
+    /// Copies signatures of `from`, a store of the same number; how many.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn put_signatures(&self, from: &Store, ids: Option<&Vec<Id>>) -> Result<u64> {
+        for id in ids.into_iter().flatten() {
+            let object = Object::Signature(*id);
+            self.objects.put(object, &[&whole(&*from.objects, object)?])?;
+        }
+        Ok(ids.map_or(0, |ids| ids.len() as u64))
     }
 
     /// Fails unless a trusted key has signed the snapshot; if none is named, every snapshot passes.

@@ -4,6 +4,7 @@ mod chain;
 mod check;
 mod collect;
 mod compare;
+mod copies;
 mod damage;
 mod drafts;
 mod encryption;

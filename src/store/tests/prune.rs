@@ -15,6 +15,7 @@ fn at(series: &str, time: &str, tags: &[&str]) -> Snapshot {
         source: String::new(),
         host: String::new(),
         program: String::new(),
+        copy_of: None,
         disks: vec![],
     };
     Snapshot { id: Id::of_object(format!("{series}{time}").as_bytes()), record }

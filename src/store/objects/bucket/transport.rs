@@ -19,6 +19,7 @@ use ureq::{Agent, SendBody};
 
 use super::cause::Cause;
 use super::wait;
+use crate::error::NoAnswer;
 
 /// Bytes read of an answer that tells an error.
 const MOST_SAID: u64 = 16 << 10;
@@ -246,26 +247,7 @@ fn has_body(method: &Method) -> bool {
 }
 
 fn unreached(host: &str, error: &ureq::Error) -> Cause {
-    let mut is_final = false;
-    let why = match error {
-        ureq::Error::Io(error) => match error.get_ref() {
-            Some(inner) if inner.downcast_ref::<rustls::Error>().is_some() => {
-                is_final = true;
-                format!("has no trusted connection: {inner}")
-            }
-            _ => format!("cannot be reached: {error}"),
-        },
-        ureq::Error::Rustls(error) => {
-            is_final = true;
-            format!("has no trusted connection: {error}")
-        }
-        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-            "cannot be reached in time".to_owned()
-        }
-        ureq::Error::Timeout(_) => "does not answer in time".to_owned(),
-        ureq::Error::HostNotFound => "is no host that is known".to_owned(),
-        other => format!("does not answer as it should: {other}"),
-    };
+    let NoAnswer { why, is_untrusted: is_final } = NoAnswer::of(error);
     Cause::Unreached { host: host.to_owned(), why, is_final }
 }
 
