@@ -1,0 +1,68 @@
+//! What the model found, each by itself.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use stratafs::block::Cache;
+use stratafs::store::objects::{Object, Objects, Sort};
+use stratafs::store::{Keyring, NewDisk, NewSnapshot, Progress, Settings, Snapshot, Store};
+
+use crate::disks::{PIECE, Plain, PlainSource};
+use crate::places::Memory;
+
+fn init() -> (Arc<dyn Objects>, Arc<Store>) {
+    let objects: Arc<dyn Objects> = Arc::new(Memory::default());
+    let settings = Settings { block_size: PIECE as u32, level: 1 };
+    Store::init(Arc::clone(&objects), settings, None, &Cache::new(0)).unwrap();
+    let store = open(&objects);
+    (objects, store)
+}
+
+fn open(objects: &Arc<dyn Objects>) -> Arc<Store> {
+    let keyring = Keyring::default();
+    Arc::new(Store::open(Arc::clone(objects), &Cache::new(0), &keyring).unwrap())
+}
+
+fn create(store: &Store, second: i64, seeds: &[u8]) -> Snapshot {
+    let plain = Plain { seeds: seeds.to_vec(), len: (seeds.len() * PIECE) as u64 };
+    let source = Arc::new(PlainSource { plain, tells_holes: false });
+    let new = NewSnapshot {
+        series: "web".to_owned(),
+        time: Timestamp::from_second(second).unwrap(),
+        tags: vec![],
+        parent: None,
+        source: "plain".to_owned(),
+        host: "here".to_owned(),
+        sign: None,
+        disks: vec![NewDisk { name: "disk".to_owned(), source, layers: vec![] }],
+    };
+    store.create(new, &Progress::default()).unwrap()
+}
+
+/// A copy used to fail as soon as somebody merged the indexes of the store it was from.
+#[test]
+fn what_is_copied_may_be_merged_meanwhile() {
+    for is_twin in [false, true] {
+        let (from, writer) = init();
+        let first = create(&writer, 1, &[1, 2]);
+        let reader = open(&from);
+        let index = from.list(Sort::Indexes).unwrap()[0].id;
+        for second in 2..10 {
+            create(&writer, second.into(), &[second + 10, second + 20]);
+        }
+        let is_there = from.len(Object::Index(index)).is_ok();
+        assert!(!is_there, "this was to be merged");
+        let to = match is_twin {
+            false => init().0,
+            true => {
+                let to: Arc<dyn Objects> = Arc::new(Memory::default());
+                reader.twin(&*to).unwrap();
+                to
+            }
+        };
+        let copied =
+            open(&to).copy_from(&reader, std::slice::from_ref(&first), &Progress::default());
+        assert_eq!(copied.unwrap().snapshots, [first.id]);
+        assert_eq!(open(&to).snapshots().unwrap(), [first]);
+    }
+}
