@@ -1,14 +1,17 @@
 //! What the model found, each by itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use stratafs::block::Cache;
 use stratafs::store::objects::{Object, Objects, Sort};
-use stratafs::store::{Keyring, NewDisk, NewSnapshot, Progress, Settings, Snapshot, Store};
+use stratafs::store::{
+    Collect, Keyring, NewDisk, NewSnapshot, Progress, Settings, Snapshot, Store,
+};
 
 use crate::disks::{PIECE, Plain, PlainSource};
-use crate::places::Memory;
+use crate::places::{Event, Ground, Memory};
 
 fn init() -> (Arc<dyn Objects>, Arc<Store>) {
     let objects: Arc<dyn Objects> = Arc::new(Memory::default());
@@ -19,8 +22,11 @@ fn init() -> (Arc<dyn Objects>, Arc<Store>) {
 }
 
 fn open(objects: &Arc<dyn Objects>) -> Arc<Store> {
-    let keyring = Keyring::default();
-    Arc::new(Store::open(Arc::clone(objects), &Cache::new(0), &keyring).unwrap())
+    open_process(Arc::clone(objects))
+}
+
+fn open_process(objects: Arc<dyn Objects>) -> Arc<Store> {
+    Arc::new(Store::open(objects, &Cache::new(0), &Keyring::default()).unwrap())
 }
 
 fn create(store: &Store, second: i64, seeds: &[u8]) -> Snapshot {
@@ -64,5 +70,26 @@ fn what_is_copied_may_be_merged_meanwhile() {
             open(&to).copy_from(&reader, std::slice::from_ref(&first), &Progress::default());
         assert_eq!(copied.unwrap().snapshots, [first.id]);
         assert_eq!(open(&to).snapshots().unwrap(), [first]);
+    }
+}
+
+/// A snapshot used to fail if its index was merged right after it was written.
+#[test]
+fn a_new_index_may_be_merged_at_once() {
+    for at in 0..60 {
+        let (objects, store) = init();
+        // One more index, and they are merged.
+        for second in 1..8 {
+            create(&store, second.into(), &[second, second + 10]);
+        }
+        let other = open(&objects);
+        let collects = move || {
+            let how = Collect { grace: Duration::ZERO, unused: 0, dry_run: false };
+            drop(other.collect(&how, &|| {}));
+        };
+        let ground = Ground::new(Arc::clone(&objects));
+        let process = ground.process(at, Event::Other(Box::new(collects)));
+        let made = create(&open_process(process), 9, &[40, 41]);
+        assert!(open(&objects).snapshots().unwrap().contains(&made));
     }
 }
