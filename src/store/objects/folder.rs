@@ -178,6 +178,8 @@ impl Objects for Folder {
             created => created,
         };
         let is_lasting = !matches!(object, Object::Lease(_));
+        // What has the name already is the same object, and others may rely on it.
+        let is_new = !path.exists();
         let put = file.and_then(|file| {
             write_all(&*self.files, &new, &file, parts)?;
             // Before its name says that it is whole.
@@ -190,7 +192,16 @@ impl Objects for Folder {
             // What is left of it is nobody's.
             let _ = self.files.remove(&new);
         }
-        put.and_then(|()| if is_lasting { self.files.sync_dir(dir) } else { Ok(()) }).within(named)
+        put.and_then(|()| match is_lasting {
+            true => self.files.sync_dir(dir).inspect_err(|_| {
+                // What may be gone after the next start is not there now either.
+                if is_new {
+                    let _ = self.files.remove(&path);
+                }
+            }),
+            false => Ok(()),
+        })
+        .within(named)
     }
 
     fn list(&self, sort: Sort) -> Result<Vec<Listed>> {
