@@ -1,5 +1,6 @@
 //! Places for objects: one in memory, and what stands between any place and a process: a clock that tests turn, an
 //! end at some operation, and something else that happens in between.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::collections::HashMap;
 use std::fmt;

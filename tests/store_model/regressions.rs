@@ -76,20 +76,53 @@ fn what_is_copied_may_be_merged_meanwhile() {
 /// A snapshot used to fail if its index was merged right after it was written.
 #[test]
 fn a_new_index_may_be_merged_at_once() {
-    for at in 0..60 {
-        let (objects, store) = init();
-        // One more index, and they are merged.
-        for second in 1..8 {
-            create(&store, second.into(), &[second, second + 10]);
+    // One that finds another at it waits for it.
+    std::thread::scope(|scope| {
+        for at in 0..60 {
+            scope.spawn(move || merges_before(at));
         }
+    });
+}
+
+fn merges_before(at: u64) {
+    let (objects, store) = init();
+    // One more index, and they are merged.
+    for second in 1..8 {
+        create(&store, second.into(), &[second, second + 10]);
+    }
+    let other = open(&objects);
+    let collects = move || {
+        let how = Collect { grace: Duration::ZERO, unused: 0, dry_run: false };
+        drop(other.collect(&how, &|| {}));
+    };
+    let ground = Ground::new(Arc::clone(&objects));
+    let process = ground.process(at, Event::Other(Box::new(collects)));
+    let made = create(&open_process(process), 9, &[40, 41]);
+    assert!(open(&objects).snapshots().unwrap().contains(&made));
+}
+
+/// Of a pack that was condemned and came to be needed, blobs used to be written anew that another pack had.
+#[test]
+fn a_rescued_pack_leaves_nothing_behind() {
+    let mut rescued = 0;
+    // The names of packs are random, and decide.
+    for at in (0..30).chain(0..30) {
+        let (objects, store) = init();
+        let gone = create(&store, 1, &[2, 5]);
+        store.remove(gone.id).unwrap();
         let other = open(&objects);
-        let collects = move || {
-            let how = Collect { grace: Duration::ZERO, unused: 0, dry_run: false };
-            drop(other.collect(&how, &|| {}));
+        let how = || Collect { grace: Duration::ZERO, unused: 0, dry_run: false };
+        let event = move || {
+            drop(other.collect(&how(), &|| {}));
+            create(&other, 2, &[5]);
         };
         let ground = Ground::new(Arc::clone(&objects));
-        let process = ground.process(at, Event::Other(Box::new(collects)));
-        let made = create(&open_process(process), 9, &[40, 41]);
-        assert!(open(&objects).snapshots().unwrap().contains(&made));
+        let process = ground.process(at, Event::Other(Box::new(event)));
+        create(&open_process(process), 3, &[2]);
+        rescued += u64::from(!objects.list(Sort::Condemned).unwrap().is_empty());
+        let done = open(&objects).collect(&how(), &|| {}).unwrap();
+        let usage = open(&objects).usage().unwrap();
+        assert_eq!(usage.pack_bytes, done.needed_bytes + 48 * usage.packs, "{at}: {done:?}");
     }
+    assert!(rescued > 5, "{rescued}");
 }
