@@ -190,6 +190,10 @@ pub fn session(rng: &mut Rng, root: &Path) -> Session {
             15..17 => {
                 let from = open(&dirs[1 - side], files(), keys.first().copied()).unwrap();
                 let chosen = alive[1 - side].clone();
+                // One that was removed here may come again.
+                for snapshot in chosen.iter().filter(|it| !alive[side].contains(it)) {
+                    recorded.promise(Promise::MayGo(side, snapshot.id));
+                }
                 store.copy_from(&from, &chosen, &Progress::default()).unwrap();
                 for snapshot in chosen {
                     recorded.promise(Promise::Made(side, snapshot.id));
