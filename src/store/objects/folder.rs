@@ -231,7 +231,9 @@ impl Objects for Folder {
 
     fn clear_unfinished(&self, then: SystemTime) -> Result<u64> {
         let mut cleared = 0;
-        for dir in Sort::ALL.into_iter().flat_map(|sort| self.dirs(sort)) {
+        let dirs = Sort::ALL.into_iter().flat_map(|sort| self.dirs(sort));
+        // Beside the config, too.
+        for dir in std::iter::once(self.dir.clone()).chain(dirs) {
             each_file(&dir, &mut |name, file| {
                 if name.starts_with(UNFINISHED) && file.modified()? < then {
                     self.files.remove(&dir.join(name))?;
