@@ -83,6 +83,7 @@ impl StoreArgs {
                 ..BucketOptions::default()
             },
             keyring: self.secrets.keyring(),
+            named: Vec::new(),
         }
     }
 

@@ -12,6 +12,7 @@ use super::super::warn;
 use super::Args;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::Reference;
+use crate::store::objects::Location;
 use crate::store::{NewDisk, NewSnapshot, check_name};
 
 /// Makes a snapshot in the series that `to` names.
@@ -23,8 +24,9 @@ pub(super) fn commit(args: &Args, to: &Reference, stop: &Arc<AtomicBool>) -> Res
     }
     let series = to.snapshot.clone().unwrap_or_default();
     check_name("series", &series)?;
-    let opener = args.tree.open.opener_until(Arc::clone(stop));
+    let mut opener = args.tree.open.opener_until(Arc::clone(stop));
     let store = opener.store(&to.path)?;
+    opener.stores.named.push(Location::parse(to.path.as_os_str())?);
     let reference = Reference::from(args.what.as_os_str());
     let disk = opener.disk(&reference)?;
     warn(&disk.warnings);
