@@ -158,7 +158,7 @@ impl Place {
 fn a_killed_program_leaves_whole_snapshots() {
     let kills = number("STRATA_STORE_KILLS", 40);
     let mut place = Place::new(number("STRATA_SEED", 1));
-    let mut took: HashMap<Work, Duration> = HashMap::new();
+    let mut took: BTreeMap<Work, Duration> = BTreeMap::new();
     let mut counts: BTreeMap<Work, [u64; 2]> = BTreeMap::new();
     let mut killed = 0;
     while killed < kills {

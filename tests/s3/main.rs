@@ -19,6 +19,8 @@ mod rng;
 mod suite;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../store_model/tight.rs"]
+mod tight;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -1,4 +1,5 @@
 //! Plain disks: what snapshots are compared with.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::fs::File;
 use std::ops::Range;

@@ -11,6 +11,7 @@ mod disks;
 mod model;
 mod places;
 mod regressions;
+mod tight;
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! Random operations on two stores, each step of which is held against plain copies.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -10,10 +11,10 @@ use parking_lot::Mutex;
 use stratafs::block::{BlockSource, Cache, FileSink};
 use stratafs::chain::Chain;
 use stratafs::error::{Kind, Result};
-use stratafs::store::objects::{Object, Objects, Sort};
+use stratafs::store::objects::{Objects, Sort};
 use stratafs::store::{
-    Collect, Collected, Depth, Id, Keep, Keyring, NewDisk, NewSnapshot, Progress, Secret, Settings,
-    Snapshot, SnapshotLayer, Store, Target,
+    Collect, Depth, Id, Keep, Keyring, NewDisk, NewSnapshot, Progress, Secret, Settings, Snapshot,
+    SnapshotLayer, Store, Target,
 };
 
 use crate::disks::{PIECE, Patch, Plain, PlainSource, same, same_all};
@@ -26,19 +27,19 @@ const LEASE: Duration = Duration::from_secs(61 * 60);
 const MOST: usize = 24;
 
 /// What tells a snapshot from all others, wherever it was copied to, but for its tags.
-type Name = (String, Timestamp);
+pub type Name = (String, Timestamp);
 
 /// What was done, by kind.
 pub type Counts = BTreeMap<&'static str, u64>;
 
 /// A store and what must be in it.
-struct Side {
-    ground: Arc<Ground>,
+pub struct Side {
+    pub ground: Arc<Ground>,
     secret: Option<Secret>,
     block: u64,
     /// One that stays open.
     open: Arc<Store>,
-    alive: BTreeMap<Id, Snapshot>,
+    pub alive: BTreeMap<Id, Snapshot>,
     /// The ids of blocks, by what they hold.
     ids: Mutex<HashMap<(Vec<u8>, u64), Id>>,
 }
@@ -50,12 +51,12 @@ impl Side {
             .map(Arc::new)
     }
 
-    fn calm(&self) -> Arc<Store> {
+    pub fn calm(&self) -> Arc<Store> {
         self.store(&self.ground.calm()).unwrap()
     }
 
     /// What the map of a disk has to say.
-    fn map(&self, plain: &Plain) -> Vec<Id> {
+    pub fn map(&self, plain: &Plain) -> Vec<Id> {
         let mut ids = self.ids.lock();
         let block = |(seeds, range): (&[u8], std::ops::Range<u64>)| {
             if seeds.iter().all(|&seed| seed == 0) {
@@ -99,13 +100,13 @@ pub type Make<'a> = &'a mut dyn FnMut(&str) -> Arc<dyn Objects>;
 
 pub struct Model {
     pub rng: Rng,
-    sides: [Side; 2],
+    pub sides: [Side; 2],
     is_alike: bool,
     /// How each series was last.
     series: [Vec<Plain>; 3],
     last: [Option<Snapshot>; 3],
     /// What each snapshot holds that was ever begun.
-    contents: HashMap<Name, Vec<Plain>>,
+    pub contents: HashMap<Name, Vec<Plain>>,
     second: i64,
     pub counts: Counts,
     scratch: tempfile::TempDir,
@@ -469,66 +470,6 @@ impl Model {
         self.settle(side, &process, &HashSet::new(), &HashSet::new());
     }
 
-    /// Fails unless packs and indexes hold what the snapshots need, each once, and nothing else is left.
-    fn is_tight(&self, side: usize, done: &Collected) {
-        let here = &self.sides[side];
-        let mut blocks = BTreeSet::new();
-        let mut pages = HashSet::new();
-        for snapshot in here.alive.values() {
-            let name = (snapshot.record.series.clone(), snapshot.record.time);
-            for (plain, disk) in self.contents[&name].iter().zip(&snapshot.record.disks) {
-                let map = here.map(plain);
-                blocks.extend(map.iter().filter(|id| !id.is_zero()).copied());
-                let leaves: Vec<Vec<Id>> =
-                    map.chunks(Store::blocks_of_page() as usize).map(trimmed).collect();
-                let filled = leaves.iter().filter(|leaf| !leaf.is_empty());
-                pages.extend(filled.cloned());
-                if leaves.len() > 1 && !disk.root.is_zero() {
-                    // A page of level 1: what tells it from others is the pages below.
-                    let last = leaves.iter().rposition(|leaf| !leaf.is_empty()).unwrap();
-                    let below = leaves[..=last].iter();
-                    let mark = Id([0xff; 32]);
-                    pages.insert(
-                        below.flat_map(|leaf| [vec![mark], leaf.clone()].concat()).collect(),
-                    );
-                }
-            }
-        }
-        let calm = here.ground.calm();
-        let packs = calm.list(Sort::Packs).unwrap();
-        let (mut found_blocks, mut found_pages, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for listed in &packs {
-            let mut pack = vec![0; listed.len as usize];
-            calm.read_at(Object::Pack(listed.id), 0, &mut pack).unwrap();
-            bytes += listed.len;
-            // docs/store-format.md, "Pack".
-            let mut at = 48;
-            while let Some(header) = pack.get(at..at + 56) {
-                let id = Id(header[16..48].try_into().unwrap());
-                if header[4] == 1 { &mut found_blocks } else { &mut found_pages }.push(id);
-                at += 56 + u32::from_le_bytes(header[8..12].try_into().unwrap()) as usize;
-            }
-            assert_eq!(at, pack.len());
-        }
-        found_blocks.sort();
-        if !found_blocks.iter().eq(&blocks) {
-            let count = found_blocks.len();
-            let twice: Vec<_> = found_blocks.windows(2).filter(|two| two[0] == two[1]).collect();
-            panic!("{count} blocks for {}, twice: {twice:?}; {done:?}; {packs:?}", blocks.len());
-        }
-        let count = found_pages.len();
-        found_pages.sort();
-        found_pages.dedup();
-        assert_eq!((found_pages.len(), count), (pages.len(), pages.len()));
-        assert_eq!(bytes, done.needed_bytes + 48 * packs.len() as u64);
-        assert_eq!((done.waiting_packs, &done.waiting_for[..]), (0, &[][..]));
-        let usage = here.calm().usage().unwrap();
-        assert_eq!(usage.blobs, (blocks.len() + pages.len()) as u64);
-        for sort in [Sort::Condemned, Sort::Leases, Sort::Signatures] {
-            assert_eq!(calm.list(sort).unwrap(), [], "{sort:?}");
-        }
-    }
-
     /// Some snapshots go to the other store.
     fn copy(&mut self, from: usize) {
         let to = 1 - from;
@@ -629,10 +570,6 @@ impl Model {
         }
         std::mem::take(&mut self.counts)
     }
-}
-
-fn trimmed(ids: &[Id]) -> Vec<Id> {
-    ids[..ids.iter().rposition(|id| !id.is_zero()).map_or(0, |last| last + 1)].to_vec()
 }
 
 fn now(unused: u64) -> Collect {
