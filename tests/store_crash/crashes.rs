@@ -83,7 +83,7 @@ fn states(seed: u64, dir: &Path, counts: &mut Counts) {
         stage.become_state(disk.crash(&mut rng));
         counts.states += 1;
         counts.unfinished += stage.holds.keys().filter(|path| is_unfinished(path)).count() as u64;
-        let goes_on = rng.one_in(4);
+        let goes_on = rng.one_in(8);
         for (side, name) in NAMES.iter().enumerate() {
             look(&session, &promised, side, &dir.join(name), goes_on, counts);
         }
