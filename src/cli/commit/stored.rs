@@ -24,9 +24,9 @@ pub(super) fn commit(args: &Args, to: &Reference, stop: &Arc<AtomicBool>) -> Res
     }
     let series = to.snapshot.clone().unwrap_or_default();
     check_name("series", &series)?;
-    let mut opener = args.tree.open.opener_until(Arc::clone(stop));
+    let named = vec![Location::parse(to.path.as_os_str())?];
+    let opener = args.tree.open.opener_beside(Arc::clone(stop), named);
     let store = opener.store(&to.path)?;
-    opener.stores.named.push(Location::parse(to.path.as_os_str())?);
     let reference = Reference::from(args.what.as_os_str());
     let disk = opener.disk(&reference)?;
     warn(&disk.warnings);
