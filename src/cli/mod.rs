@@ -55,8 +55,9 @@ use crate::oci::prepare::Progress;
 use crate::oci::{self, Platform, registry};
 use crate::open::cow::{Cow, Purpose};
 use crate::open::view::{self, Shown, View};
-use crate::open::{Opener, layered};
+use crate::open::{Opener, layered, stored};
 use crate::policy::Policy;
+use crate::store::objects::Location;
 use crate::tree::FileTree;
 use bar::Bar;
 use stores::StoreArgs;
@@ -297,6 +298,11 @@ impl OpenArgs {
 
     /// The same, which gives up reading layers once `stop` is set.
     fn opener_until(&self, stop: Arc<AtomicBool>) -> Arc<Opener> {
+        self.opener_beside(stop, Vec::new())
+    }
+
+    /// The same where these stores were named, too.
+    fn opener_beside(&self, stop: Arc<AtomicBool>, named: Vec<Location>) -> Arc<Opener> {
         Arc::new(Opener {
             format: self.format,
             policy: Policy {
@@ -314,7 +320,7 @@ impl OpenArgs {
                 cache_limit: self.layer_cache_size,
                 progress: Arc::new(Progress { stop, ..Progress::default() }),
             },
-            stores: self.stores.options(),
+            stores: stored::Options { named, ..self.stores.options() },
             cache: Cache::new(self.cache_size),
         })
     }

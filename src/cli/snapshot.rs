@@ -252,7 +252,7 @@ fn create(args: &Create) -> Result<Outcome> {
     args.tags.iter().try_for_each(|tag| check_name("tag", tag))?;
     let stop = stop_on_signals()?;
     let sign = args.sign_key.as_deref().map(signing_key).transpose()?.map(Arc::new);
-    let opener = args.open.opener_until(Arc::clone(&stop));
+    let opener = args.open.opener_beside(Arc::clone(&stop), vec![args.at.clone()]);
     let store = stored::store(&args.at, &opener.stores, &opener.cache)?;
     let parent = match &args.parent {
         Some(parent) => Some(store.select_any(parent).within(|| store.name())?),

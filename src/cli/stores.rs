@@ -99,6 +99,7 @@ impl StoreArgs {
                 ..BucketOptions::default()
             },
             keyring: self.secrets.keyring(),
+            named: Vec::new(),
         }
     }
 

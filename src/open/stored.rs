@@ -35,6 +35,9 @@ pub struct Options {
     pub bucket: BucketOptions,
     /// What opens those that are encrypted.
     pub keyring: Arc<Keyring>,
+    /// Stores that the person named. In a bucket, a delta lies above a snapshot of one of these, or is refused: no image has
+    /// us ask a server for what it likes.
+    pub named: Vec<Location>,
 }
 
 impl Stored {
@@ -112,6 +115,19 @@ impl Assembly<'_> {
     /// As [`Opener::disk`].
     pub(super) fn add_stored(&mut self, parent: &ParentLocator, folder: &Path) -> Result<bool> {
         let (name, Some(snapshot)) = parse_backing(&parent.name) else { return Ok(false) };
+        if Location::is_bucket(Path::new(name)) {
+            let location = Location::parse(name)?;
+            if !self.opener.stores.named.contains(&location) {
+                let error =
+                    Error::new(Kind::Refused, "a store that was not named on the command line");
+                return Err(error.within(location.to_string()).with_hint(format!(
+                    "strata mount --cow DELTA {location}::{snapshot} opens both"
+                )));
+            }
+            self.check_depth()?;
+            let store = store(&location, &self.opener.stores, &self.opener.cache)?;
+            return self.add_snapshot(store, &snapshot);
+        }
         // A store may be opened if this file of it may. If it is none, or may not, it is another name's turn.
         let Ok(config) = self.gate.open(Path::new(name).join("config").as_os_str(), folder) else {
             return Ok(false);
@@ -122,7 +138,11 @@ impl Assembly<'_> {
             let error = Error::new(Kind::Refused, "is not where it was a moment ago");
             return Err(error.within(store.name()));
         }
-        let (snapshot, disk) = store.select(&snapshot).within(|| store.name())?;
+        self.add_snapshot(store, &snapshot)
+    }
+
+    fn add_snapshot(&mut self, store: Arc<Store>, name: &str) -> Result<bool> {
+        let (snapshot, disk) = store.select(name).within(|| store.name())?;
         self.layers.push(Arc::new(SnapshotLayer::new(store, &snapshot, &disk)?));
         self.stored = Some(Stored { snapshot, disk });
         Ok(true)

@@ -86,12 +86,12 @@ impl Store {
     /// # Errors
     /// [`Kind::Corrupt`] if no index knows.
     pub(super) fn locate(&self, kind: BlobKind, id: &Id) -> Result<Location> {
-        for index in self.indexes.read().iter() {
-            if let Some(location) = index.find(id, kind)? {
-                return Ok(location);
-            }
-        }
-        Err(Error::from(Cause::Missing(*id)).within(self.name()))
+        let mut found = None;
+        self.try_each(kind, id, &mut |location| {
+            found = Some(*location);
+            Ok(())
+        })?;
+        found.ok_or_else(|| Error::from(Cause::Missing(*id)).within(self.name()))
     }
 
     /// Fills `out` with the blob `id`, which is as long.

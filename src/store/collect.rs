@@ -96,6 +96,8 @@ struct Survey {
     needed: Needed,
     packs: HashMap<Id, Use>,
     condemned: Condemned,
+    /// Packs that were condemned when `packs` was counted: a blob counts where it did then.
+    counted_without: HashSet<Id>,
     indexes: Vec<Arc<Index>>,
 }
 
@@ -198,7 +200,9 @@ impl Store {
             let used = packs.entry(pack.id).or_default();
             (used.is_indexed, used.len) = (true, pack.len);
         }
-        let mut survey = Survey { records, roots, needed, packs, condemned, indexes };
+        let counted_without = condemned.packs.keys().copied().collect();
+        let mut survey =
+            Survey { records, roots, needed, packs, condemned, counted_without, indexes };
         let mut uses = HashMap::<Id, (u64, u64)>::new();
         survey.each_needed(&mut |place| {
             let (bytes, blobs) = uses.entry(place.pack).or_default();
@@ -448,7 +452,7 @@ impl Survey {
         let mut pages = Wanted::new(&self.needed.pages)?;
         let mut blocks = Wanted::new(&self.needed.blocks)?;
         let mut places = Vec::new();
-        let is_condemned = |id: &Id| self.condemned.packs.contains_key(id);
+        let is_condemned = |id: &Id| self.counted_without.contains(id);
         while merged.next(&mut places)? {
             let Some(place) = chosen(&places, &is_condemned) else { continue };
             let wanted = match place.blob.kind {

@@ -78,6 +78,12 @@ struct Needed {
     bytes: u64,
 }
 
+impl Needed {
+    fn blobs(&self) -> Vec<Blob> {
+        self.locations.iter().map(|location| location.blob).collect()
+    }
+}
+
 impl Store {
     /// Makes the objects at `objects` a store of the same number and settings as this one, so that packs can go there as
     /// they are.
@@ -338,12 +344,18 @@ impl Store {
                 Some(&pack)
                     if is_twin && needed.bytes >= pack.len / 2 && !leaving.contains(&id) =>
                 {
-                    all.push((pack, needed.bytes));
+                    all.push((pack, needed));
                 }
                 _ => one_by_one.extend(needed.locations),
             }
         }
-        self.send_packs(from, &all, writer, progress, copied)?;
+        match self.send_packs(from, &all, writer, progress, copied) {
+            // Somebody collects there, and what is needed of it lies elsewhere by now.
+            Err(error) if error.kind() == Kind::NotFound => {
+                one_by_one.extend(all.into_iter().flat_map(|(_, needed)| needed.locations));
+            }
+            sent => sent?,
+        }
         one_by_one.sort_unstable_by_key(|location: &Location| (location.pack, location.blob.at));
         one_by_one.dedup();
         copied.blobs += one_by_one.len() as u64;
@@ -354,7 +366,7 @@ impl Store {
     fn send_packs(
         &self,
         from: &Arc<Store>,
-        packs: &[(Pack, u64)],
+        packs: &[(Pack, Needed)],
         writer: &Writer<'_>,
         progress: &Progress,
         copied: &mut Copied,
@@ -363,7 +375,8 @@ impl Store {
             return Ok(());
         }
         let mut blobs: HashMap<Id, Vec<Blob>> =
-            packs.iter().map(|(pack, _)| (pack.id, Vec::new())).collect();
+            packs.iter().map(|(pack, needed)| (pack.id, needed.blobs())).collect();
+        // Indexes that were merged since may tell of another place of what is needed, and no more of this one.
         for index in from.indexes.read().iter() {
             let mut entries = index.entries(READ_PAGES);
             while let Some(location) = entries.next()? {
@@ -396,7 +409,7 @@ impl Store {
                         bytes.fetch_add(pack.len, Ordering::Relaxed);
                         progress.stored.fetch_add(pack.len, Ordering::Relaxed);
                     }
-                    progress.done.fetch_add(*needed, Ordering::Relaxed);
+                    progress.done.fetch_add(needed.bytes, Ordering::Relaxed);
                     let mut blobs = blobs.lock().remove(&pack.id).unwrap_or_default();
                     // Several indexes may tell of it.
                     blobs.sort_unstable_by_key(|blob| blob.at);

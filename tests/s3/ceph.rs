@@ -123,14 +123,14 @@ impl Ceph {
         names.map(|object| object["name"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Writes or removes an object, by another program than ours.
-    pub(crate) fn curl(&self, args: &[&str], path: &str) {
+    /// Reads, writes or removes an object, by another program than ours: what the server answers.
+    pub(crate) fn curl(&self, args: &[&str], path: &str) -> Vec<u8> {
         let mut curl = tool("curl", "curl");
         curl.args(["-sS", "--fail", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user"]);
         // This one does not sign what it sends by itself.
         curl.arg(format!("{KEY}:{SECRET}")).args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
         curl.args(args);
-        run(curl.arg(format!("{}/{path}", self.endpoint())));
+        run(curl.arg(format!("{}/{path}", self.endpoint()))).stdout
     }
 }
 

@@ -3,9 +3,24 @@
 
 mod ceph;
 mod contract;
+mod jobs;
 mod proxy;
+mod requests;
+
+#[path = "../store_model/disks.rs"]
+mod disks;
+#[path = "../store_model/model.rs"]
+mod model;
+#[path = "../store_model/places.rs"]
+mod places;
+#[path = "../ext/rng.rs"]
+mod rng;
+#[path = "../store_suite/mod.rs"]
+mod suite;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../store_model/tight.rs"]
+mod tight;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -1,5 +1,6 @@
 //! A proxy that fails now and then, in the ways networks and servers do.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -49,12 +50,32 @@ pub(crate) struct Proxy {
     state: Arc<State>,
 }
 
+/// What was asked for since somebody looked.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Tally {
+    /// Requests by what they begin with.
+    pub(crate) methods: BTreeMap<String, u64>,
+    /// Bytes of the bodies of answers.
+    pub(crate) received: u64,
+    /// Bytes of the bodies of requests.
+    pub(crate) sent: u64,
+}
+
+impl Tally {
+    pub(crate) fn requests(&self) -> u64 {
+        self.methods.values().sum()
+    }
+}
+
 #[derive(Debug)]
 struct State {
     upstream: u16,
     seed: u64,
     requests: AtomicU64,
     faults: AtomicU64,
+    /// Milliseconds that each request takes longer.
+    delay: AtomicU64,
+    tally: Mutex<Tally>,
     /// In a hundred, and of which kinds.
     plan: Mutex<(u64, Vec<Fault>)>,
 }
@@ -69,6 +90,8 @@ impl Proxy {
             seed,
             requests: AtomicU64::new(0),
             faults: AtomicU64::new(0),
+            delay: AtomicU64::new(0),
+            tally: Mutex::default(),
             plan: Mutex::new((0, Vec::new())),
         });
         let shared = Arc::clone(&state);
@@ -91,6 +114,16 @@ impl Proxy {
         *self.state.plan.lock() = (percent, how.to_vec());
     }
 
+    /// From now on each request takes so many milliseconds longer.
+    pub(crate) fn delay(&self, by: u64) {
+        self.state.delay.store(by, Ordering::Relaxed);
+    }
+
+    /// What was asked for since this was called before.
+    pub(crate) fn take_tally(&self) -> Tally {
+        std::mem::take(&mut *self.state.tally.lock())
+    }
+
     /// Requests, and how many of them failed.
     pub(crate) fn counted(&self) -> (u64, u64) {
         let State { requests, faults, .. } = &*self.state;
@@ -110,6 +143,22 @@ impl State {
         }
         self.faults.fetch_add(1, Ordering::Relaxed);
         Some(plan.1[(drawn / 100) as usize % plan.1.len()])
+    }
+}
+
+impl State {
+    fn count(&self, request: &Message, answer: &Message) {
+        thread::sleep(Duration::from_millis(self.delay.load(Ordering::Relaxed)));
+        let method = request.head.split(|&byte| byte == b' ').next().unwrap_or_default();
+        let is_list = request.head.windows(10).take(300).any(|part| part == b"list-type=");
+        let method = match is_list {
+            true => "list".to_owned(),
+            false => String::from_utf8_lossy(method).to_lowercase(),
+        };
+        let mut tally = self.tally.lock();
+        *tally.methods.entry(method).or_default() += 1;
+        tally.received += answer.body.len() as u64;
+        tally.sent += request.body.len() as u64;
     }
 }
 
@@ -154,6 +203,7 @@ fn serve(mut client: TcpStream, state: &State) -> Option<()> {
         server.write_all(&request.head).ok()?;
         server.write_all(&request.body).ok()?;
         let answer = read_message(&mut server, false, &request.head)?;
+        state.count(&request, &answer);
         match fault {
             Some(Fault::Lost) => return None,
             Some(Fault::Short) => {

@@ -12,6 +12,7 @@ use super::super::warn;
 use super::Args;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::open::Reference;
+use crate::store::objects::Location;
 use crate::store::{DiskSource, NewDisk, NewSnapshot, Reading, check_name};
 
 /// Makes a snapshot in the series that `to` names.
@@ -23,7 +24,8 @@ pub(super) fn commit(args: &Args, to: &Reference, stop: &Arc<AtomicBool>) -> Res
     }
     let series = to.snapshot.clone().unwrap_or_default();
     check_name("series", &series)?;
-    let opener = args.tree.open.opener_until(Arc::clone(stop));
+    let named = vec![Location::parse(to.path.as_os_str())?];
+    let opener = args.tree.open.opener_beside(Arc::clone(stop), named);
     let store = opener.store(&to.path)?;
     let reference = Reference::from(args.what.as_os_str());
     let disk = opener.disk(&reference)?;

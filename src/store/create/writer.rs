@@ -162,8 +162,12 @@ impl<'a> Writer<'a> {
         let id = Id::of_object(&bytes);
         let store = self.store;
         store.objects.put(Object::Index(id), &[&bytes])?;
-        let index = Arc::new(Index::open(&store.keys, &store.objects, &store.cache, id)?);
-        store.indexes.write().push(index);
+        match Index::open(&store.keys, &store.objects, &store.cache, id) {
+            Ok(index) => store.indexes.write().push(Arc::new(index)),
+            // Somebody merged it just now.
+            Err(error) if error.kind() == Kind::NotFound => store.load_indexes()?,
+            Err(error) => return Err(error),
+        }
         let mut new = self.new.lock();
         for blob in &told {
             new.remove(blob);

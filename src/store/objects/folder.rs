@@ -1,13 +1,14 @@
 //! Objects as files of a folder.
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, IoSlice, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::fs::{self, File, Metadata};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use super::files::{Files, Host};
 use super::{Listed, Object, Objects, Sort};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::id::Id;
@@ -22,6 +23,7 @@ const MOST_OPEN: usize = 256;
 #[derive(Debug)]
 pub struct Folder {
     dir: PathBuf,
+    files: Arc<dyn Files>,
     open: quick_cache::sync::Cache<Object, Arc<File>>,
     /// Counts what this process writes.
     written: AtomicU64,
@@ -30,8 +32,13 @@ pub struct Folder {
 impl Folder {
     /// The store in `dir`, which need not hold one yet.
     pub fn new(dir: &Path) -> Self {
+        Self::over(dir, Arc::new(Host))
+    }
+
+    /// The same where files are changed by way of `files`.
+    pub fn over(dir: &Path, files: Arc<dyn Files>) -> Self {
         let open = quick_cache::sync::Cache::new(MOST_OPEN);
-        Self { dir: dir.to_owned(), open, written: AtomicU64::new(0) }
+        Self { dir: dir.to_owned(), files, open, written: AtomicU64::new(0) }
     }
 
     /// Whether a store lies in `dir`.
@@ -44,19 +51,46 @@ impl Folder {
     /// # Errors
     /// [`Kind::NotEmpty`] if something lies in `dir`, and the host's.
     pub fn make(dir: &Path) -> Result<Self> {
-        let folder = Self::new(dir);
+        Self::make_over(dir, Arc::new(Host))
+    }
+
+    /// The same where files are changed by way of `files`.
+    ///
+    /// # Errors
+    /// As [`Folder::make`].
+    pub fn make_over(dir: &Path, files: Arc<dyn Files>) -> Result<Self> {
+        let folder = Self::over(dir, files);
         let shown = || dir.display().to_string();
-        let make = |dir: &Path| DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        make(dir).within(shown)?;
+        folder.make_dirs(dir).within(shown)?;
         if fs::read_dir(dir).within(shown)?.next().is_some() {
             let error = Error::new(Kind::NotEmpty, "is not empty").within(shown());
             return Err(error.with_hint("a new store needs a folder of its own"));
         }
         for part in Sort::ALL.into_iter().flat_map(|sort| folder.dirs(sort)) {
-            make(&part).within(shown)?;
+            folder.files.make_dir(&part).within(shown)?;
         }
-        sync(&dir.join("packs")).within(shown)?;
+        folder.files.sync_dir(&dir.join("packs")).within(shown)?;
+        folder.files.sync_dir(dir).within(shown)?;
         Ok(folder)
+    }
+
+    /// Makes a folder and those that it is to lie in, as far as they are not there.
+    fn make_dirs(&self, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        let above = match dir.parent() {
+            Some(above) if above.as_os_str().is_empty() => Path::new("."),
+            Some(above) => above,
+            None => Path::new("/"),
+        };
+        self.make_dirs(above)?;
+        match self.files.make_dir(dir) {
+            // Somebody else made it just now.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+            made => made?,
+        }
+        self.files.sync_dir(above)
     }
 
     fn path(&self, object: Object) -> PathBuf {
@@ -91,17 +125,12 @@ impl Folder {
     }
 }
 
-/// Puts what was done to the names in a folder on stable storage.
-fn sync(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-fn write_all(mut file: &File, parts: &[&[u8]]) -> io::Result<()> {
+fn write_all(files: &dyn Files, path: &Path, file: &File, parts: &[&[u8]]) -> io::Result<()> {
     let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
     let mut slices = &mut slices[..];
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
-        match file.write_vectored(slices) {
+        match files.write(path, file, slices) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => IoSlice::advance_slices(&mut slices, count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -139,29 +168,38 @@ impl Objects for Folder {
         let dir = path.parent().unwrap_or(&self.dir);
         let number = self.written.fetch_add(1, Ordering::Relaxed);
         let new = dir.join(format!("{UNFINISHED}{}-{number}", std::process::id()));
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let file = match options.open(&new) {
+        let file = match self.files.create(&new) {
             // A process of the same number left it.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                fs::remove_file(&new).and_then(|()| options.open(&new))
+                self.files.remove(&new).and_then(|()| self.files.create(&new))
             }
-            opened => opened,
+            created => created,
         };
         let is_lasting = !matches!(object, Object::Lease(_));
+        // What has the name already is the same object, and others may rely on it.
+        let is_new = !path.exists();
         let put = file.and_then(|file| {
-            write_all(&file, parts)?;
+            write_all(&*self.files, &new, &file, parts)?;
             // Before its name says that it is whole.
             if is_lasting {
-                file.sync_all()?;
+                self.files.sync(&new, &file)?;
             }
-            fs::rename(&new, &path)
+            self.files.rename(&new, &path)
         });
         if put.is_err() {
             // What is left of it is nobody's.
-            let _ = fs::remove_file(&new);
+            let _ = self.files.remove(&new);
         }
-        put.and_then(|()| if is_lasting { sync(dir) } else { Ok(()) }).within(named)
+        put.and_then(|()| match is_lasting {
+            true => self.files.sync_dir(dir).inspect_err(|_| {
+                // What may be gone after the next start is not there now either.
+                if is_new {
+                    let _ = self.files.remove(&path);
+                }
+            }),
+            false => Ok(()),
+        })
+        .within(named)
     }
 
     fn list(&self, sort: Sort) -> Result<Vec<Listed>> {
@@ -179,20 +217,24 @@ impl Objects for Folder {
     fn remove(&self, object: Object) -> Result<()> {
         let path = self.path(object);
         self.open.remove(&object);
-        let removed = match fs::remove_file(&path) {
+        let removed = match self.files.remove(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Ok(()) if matches!(object, Object::Lease(_)) => Ok(()),
-            removed => removed.and_then(|()| sync(path.parent().unwrap_or(&self.dir))),
+            removed => {
+                removed.and_then(|()| self.files.sync_dir(path.parent().unwrap_or(&self.dir)))
+            }
         };
         removed.within(|| path.display().to_string())
     }
 
     fn clear_unfinished(&self, then: SystemTime) -> Result<u64> {
         let mut cleared = 0;
-        for dir in Sort::ALL.into_iter().flat_map(|sort| self.dirs(sort)) {
+        let dirs = Sort::ALL.into_iter().flat_map(|sort| self.dirs(sort));
+        // Beside the config, too.
+        for dir in std::iter::once(self.dir.clone()).chain(dirs) {
             each_file(&dir, &mut |name, file| {
                 if name.starts_with(UNFINISHED) && file.modified()? < then {
-                    fs::remove_file(dir.join(name))?;
+                    self.files.remove(&dir.join(name))?;
                     cleared += 1;
                 }
                 Ok(())

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod cached;
+mod files;
 mod folder;
 mod location;
 
@@ -14,6 +15,7 @@ use crate::error::Result;
 
 pub use bucket::{Bucket, BucketOptions, Cause as BucketCause, Traffic};
 pub use cached::{Cached, PieceCache, PieceCount};
+pub use files::{Files, Host};
 pub use folder::Folder;
 pub use location::Location;
 
