@@ -122,7 +122,7 @@ impl Store {
             let parent = new.parent.as_ref().and_then(|parent| parent.disk(&disk.name));
             // Of this host's files nobody else knows.
             let is_ours = new.parent.as_ref().is_some_and(|parent| parent.record.host == new.host);
-            let before = Before { disk: parent, hints: is_ours && is_sound, names: is_sound };
+            let before = Before { disk: parent, hints: is_ours, is_sound };
             let name = || disk.name.clone();
             disks.push(self.create_disk(disk, &before, progress).within(name)?);
         }
@@ -222,6 +222,7 @@ impl Store {
         let states = source::states(&disk.layers)?;
         let unchanged = before.unchanged(&states);
         if let Some(parent) = before.disk
+            && before.is_sound
             && unchanged.as_ref().is_some_and(|unchanged| unchanged.is_all)
             && parent.size == source.len()
         {
@@ -236,7 +237,7 @@ impl Store {
             },
             parent_size: before.disk.map_or(0, |disk| disk.size),
             unchanged,
-            names: before.names,
+            is_sound: before.is_sound,
         };
         let writer = Writer::new(self, progress)?;
         let leaves = shape.leaves();
@@ -301,8 +302,8 @@ struct Before<'a> {
     disk: Option<&'a DiskRecord>,
     /// Whether the state of files counts.
     hints: bool,
-    /// Whether the names of blocks do.
-    names: bool,
+    /// Whether nothing in the store is known to be damaged; else what the parent has may have to be stored anew.
+    is_sound: bool,
 }
 
 impl Before<'_> {
@@ -317,7 +318,7 @@ struct Known {
     parent: Option<(Id, Shape)>,
     parent_size: u64,
     unchanged: Option<Unchanged>,
-    names: bool,
+    is_sound: bool,
 }
 
 /// Up to where a disk is known to be data, or a hole.
@@ -351,7 +352,23 @@ impl<'a> Stretch<'a> {
         let start = leaf * FANOUT * block_size;
         let end = start.saturating_add(FANOUT * block_size).min(self.source.len());
         let before = match self.known.parent {
-            Some((root, shape)) => Some(self.store.map_page(self.store.leaf(root, shape, leaf)?)?),
+            Some((root, shape)) => {
+                let page =
+                    self.store.leaf(root, shape, leaf).and_then(|id| self.store.map_page(id));
+                match page {
+                    Ok(page) => Some(page),
+                    // It is under quarantine, and is stored anew.
+                    Err(error) if error.kind() == Kind::Corrupt && !self.known.is_sound => None,
+                    Err(error) if error.kind() == Kind::Corrupt => {
+                        let name = self.store.name();
+                        let hint = format!(
+                            "strata store repair --read-data {name} lets it be stored anew"
+                        );
+                        return Err(error.with_hint(hint));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
             None => None,
         };
         let mut ids = Vec::with_capacity(FANOUT as usize);
@@ -401,16 +418,22 @@ impl<'a> Stretch<'a> {
             && at + len <= self.known.parent_size
             && let Some(unchanged) = &self.known.unchanged
             && unchanged.covers(self.source, at, len)?
+            && self.is_kept(&old)?
         {
             return Ok(Some(old));
         }
-        if !self.known.names || len != u64::from(self.store.block_size()) {
+        if len != u64::from(self.store.block_size()) {
             return Ok(None);
         }
         let Origin { len: run, home } = self.source.origin_at(at)?;
         let Home::Named { name, within: 0 } = home else { return Ok(None) };
         let id = Id(name);
         Ok((run >= len && self.store.has(BlobKind::Block, &id)?).then_some(id))
+    }
+
+    /// Whether the store surely has the block `old` of the parent: else it is read and stored anew, which heals the parent.
+    fn is_kept(&self, old: &Id) -> Result<bool> {
+        Ok(self.known.is_sound || old.is_zero() || self.store.has(BlobKind::Block, old)?)
     }
 
     /// The id of the block at `at`, which is stored unless it is that of `old`.
@@ -423,7 +446,7 @@ impl<'a> Stretch<'a> {
             return Ok(Id::ZERO);
         }
         let id = self.store.keys.id(BlobKind::Block, &self.buf);
-        if old != Some(id) {
+        if old != Some(id) || !self.known.is_sound {
             self.writer.add(BlobKind::Block, id, &self.buf)?;
         }
         Ok(id)

@@ -6,6 +6,7 @@ mod collect;
 mod compare;
 mod damage;
 mod encryption;
+mod heal;
 mod index;
 mod model;
 mod names;
