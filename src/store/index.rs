@@ -303,7 +303,7 @@ impl Index {
     }
 
     fn page(&self, number: u64) -> Result<Arc<Unit>> {
-        self.cache.get_or_load(Key(self.pages, number), || {
+        let page = self.cache.get_or_load(Key(self.pages, number), || {
             let mut page = vec![0; PAGE].into_boxed_slice();
             self.read_pages(number, &mut page)?;
             let at = self.first_page + number * PAGE as u64;
@@ -315,7 +315,8 @@ impl Index {
             }
             entries(&page, number)?;
             Ok(Unit(page))
-        })
+        });
+        page.within(|| Object::Index(self.id).to_string())
     }
 
     fn read_pages(&self, number: u64, buf: &mut [u8]) -> Result<()> {

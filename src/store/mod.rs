@@ -209,7 +209,9 @@ impl Store {
         let bytes = whole(&*objects, Object::Config)?;
         // Which store it says to be decides nothing but which keys are tried.
         let (config, is_encrypted) = peek(&bytes).map_err(Error::from).within(|| "config")?;
-        let number = store_number(&config.store).ok_or_else(|| Cause::Json("no number".into()))?;
+        let number = store_number(&config.store);
+        let number = number.ok_or_else(|| Error::from(Cause::Json("no number".into())));
+        let number = number.within(|| "config")?;
         let fits = |keys: &Keys| keys.unseal(Sealed::Config, &bytes).map(drop);
         let opened = keyring.open(&*objects, number, is_encrypted, &fits)?;
         fits(&opened.keys).map_err(Error::from).within(|| "config")?;
