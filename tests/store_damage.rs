@@ -175,11 +175,11 @@ fn damage_is_told_with_files_repaired_and_healed() {
     let told = stdout(&mut place.strata(&["store", "check", "--read-data", "st"]));
     assert!(told.contains("1 of them under quarantine: 0 problems"), "{told}");
     for id in [first, second] {
-        run(place.strata(&["convert", &format!("st::{id}"), "out.raw"]));
+        run(&mut place.strata(&["convert", &format!("st::{id}"), "out.raw"]));
         assert!(fs::read(place.path("out.raw")).unwrap() == disk);
         fs::remove_file(place.path("out.raw")).unwrap();
     }
-    run(place.strata(&["store", "collect", "--grace", "0s", "st"]));
+    run(&mut place.strata(&["store", "collect", "--grace", "0s", "st"]));
     let told = stdout(&mut place.strata(&["store", "check", "--read-data", "st"]));
     assert!(!told.contains("quarantine"), "{told}");
 }

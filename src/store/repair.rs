@@ -102,13 +102,13 @@ impl Store {
         if sentences.len() != condemned.packs.len() || !sentences.iter().all(is_same) {
             self.condemn(condemned, sentences)?;
         }
-        for (object, _) in bad_indexes {
+        done.removed_indexes = bad_indexes.len() as u64;
+        done.removed_lists = bad_lists.len() as u64;
+        // What was written anew may be what was damaged, and then it has its name.
+        let (_, bad_indexes) = self.sound_indexes(step)?;
+        let (_, bad_lists) = self.condemned_and_damaged()?;
+        for (object, _) in bad_indexes.into_iter().chain(bad_lists) {
             self.objects.remove(object)?;
-            done.removed_indexes += 1;
-        }
-        for (object, _) in bad_lists {
-            self.objects.remove(object)?;
-            done.removed_lists += 1;
         }
         self.load_indexes()?;
         Ok(done)

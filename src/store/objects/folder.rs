@@ -159,6 +159,8 @@ impl Objects for Folder {
             }
             fs::rename(&new, &path)
         });
+        // One that was damaged and is whole now.
+        self.open.remove(&object);
         if put.is_err() {
             // What is left of it is nobody's.
             let _ = fs::remove_file(&new);

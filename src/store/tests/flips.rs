@@ -53,12 +53,33 @@ struct Filled {
 }
 
 impl Filled {
-    fn new(secret: Option<Secret>) -> Self {
+    fn empty(secret: Option<Secret>) -> (Self, Store) {
         let memory = Arc::new(Memory::default());
         let settings = Settings { block_size: BLOCK as u32, ..Settings::default() };
         let objects = Arc::clone(&memory) as Arc<dyn Objects>;
         let store = Store::init(objects, settings, secret.as_ref(), &Cache::new(0)).unwrap();
-        let mut filled = Self { memory, secret, disks: Vec::new() };
+        (Self { memory, secret, disks: Vec::new() }, store)
+    }
+
+    /// One of a few blocks that compress well.
+    fn small(secret: Option<Secret>) -> Self {
+        let (mut filled, store) = Self::empty(secret);
+        let mut disk = vec![0; 6 * BLOCK];
+        let mut parent: Option<Snapshot> = None;
+        for second in 0..2 {
+            for block in [1, 2, 4] {
+                fill(&mut disk[block * BLOCK..][..BLOCK], 3 * (block as u64 / 2) + second as u64);
+            }
+            let made = new("web", second, &disk, parent.as_ref());
+            let made = store.create(made, &Progress::default()).unwrap();
+            filled.disks.push((made.clone(), disk.clone()));
+            parent = Some(made);
+        }
+        filled
+    }
+
+    fn new(secret: Option<Secret>) -> Self {
+        let (mut filled, store) = Self::empty(secret);
         let mut random = Random::new(7);
         for (series, blocks) in [("web", 60), ("db", 25), ("mail", 1100)] {
             let mut disk = vec![0; blocks * BLOCK + 777 * (blocks % 2)];
@@ -249,7 +270,9 @@ fn flipped_bits_are_found_and_give_no_wrong_bytes() {
         let all = filled.memory.all();
         let bytes: usize = all.iter().map(|(_, bytes)| bytes.len()).sum();
         let mut counts: BTreeMap<&str, Count> = BTreeMap::new();
-        all.iter().for_each(|(object, _)| drop(counts.entry(sort_of(*object)).or_default()));
+        for (object, _) in &all {
+            counts.entry(sort_of(*object)).or_default();
+        }
         let next = AtomicU64::new(0);
         let work = || {
             let memory = filled.memory.copy();
@@ -290,6 +313,32 @@ fn flipped_bits_are_found_and_give_no_wrong_bytes() {
             found += failed;
         }
         assert!(found > flips / 10, "{found} of {flips} concerned a read");
+    }
+}
+
+#[test]
+fn each_byte_of_a_small_store_is_found_and_gives_no_wrong_bytes() {
+    for secret in [None, Some(key_file(1))] {
+        let filled = Filled::small(secret);
+        let asked = asked(&filled);
+        let memory = filled.memory.copy();
+        let mut random = Random::new(1);
+        let [mut failed, mut right, mut unasked] = [0_u32; 3];
+        for (object, bytes) in filled.memory.all() {
+            for at in 0..bytes.len() as u64 {
+                let flip = Flip { object, at, bit: (at % 8) as u8 };
+                *memory.flip.lock() = Some(flip);
+                match flipped(&filled, &asked, &memory, flip, &mut random) {
+                    Reads::Failed => failed += 1,
+                    Reads::Right => right += 1,
+                    Reads::Unasked => unasked += 1,
+                }
+            }
+        }
+        println!(
+            "{failed} bytes make a read fail, {right} are read and harmless, {unasked} are not read"
+        );
+        assert!(failed > 5000, "{failed}, {right}, {unasked}");
     }
 }
 
@@ -396,7 +445,11 @@ fn check_whole(filled: &Filled, memory: &Arc<Memory>, flip: Flip) {
     for (snapshot, disk) in &filled.disks {
         let is_told = problems.iter().any(|it| it.snapshots.contains(&snapshot.id));
         match store.snapshot(snapshot.id).and_then(|snapshot| read(&store, &snapshot)) {
-            Ok(found) => assert!(found == *disk && !is_told, "{flip:?}: {problems:?}"),
+            // An index of which a byte is damaged that nobody reads counts for nothing all the same.
+            Ok(found) => {
+                let is_index = matches!(flip.object, Object::Index(_));
+                assert!(found == *disk && (!is_told || is_index), "{flip:?}: {problems:?}");
+            }
             Err(_) => assert!(is_told, "{flip:?}: {problems:?}"),
         }
     }

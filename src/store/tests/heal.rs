@@ -10,7 +10,7 @@ use super::super::index;
 use super::super::objects::{Object, Objects as _};
 use super::super::{Checked, Collect, Depth, Id, LostRange};
 use super::damage::files;
-use super::encryption::contents;
+use super::encryption::{Contents, contents};
 use super::watched::{self, Watched};
 use super::*;
 
@@ -43,7 +43,12 @@ fn flip(place: &Place, block: &[u8]) -> (PathBuf, Vec<u8>) {
 }
 
 fn flip_blob(place: &Place, kind: BlobKind, id: Id) -> (PathBuf, Vec<u8>) {
-    let (packs, blobs, all) = contents(place);
+    flip_of(place, &contents(place), kind, id)
+}
+
+/// The same in a store of which it is known what it holds.
+fn flip_of(place: &Place, contents: &Contents, kind: BlobKind, id: Id) -> (PathBuf, Vec<u8>) {
+    let (packs, blobs, all) = contents;
     let (pack, blob) = blobs.iter().find(|(_, blob)| (blob.kind, blob.id) == (kind, id)).unwrap();
     let path = place.path().join(Object::Pack(packs[*pack as usize].id).to_string());
     let before = all[*pack as usize].clone();
@@ -252,8 +257,9 @@ fn merged_indexes_keep_the_place_that_is_whole() {
         last = Some(place.create("web", block as i64, made, last.as_ref()));
     }
     let last = last.unwrap();
+    let known = contents(&place);
     for block in disk.chunks(BLOCK) {
-        flip(&place, block);
+        flip_of(&place, &known, BlobKind::Block, place.store.block_id(block));
     }
     assert_eq!(repair(&place, Depth::Data).damaged_packs.len(), 24);
     let store = place.again().unwrap();
@@ -282,9 +288,9 @@ fn collects_the_rest(place: &Place) {
     let first = place.create("web", 1, &disk, None);
     let second = place.create("db", 2, &other, None);
     place.create("gone", 3, &noise(10, 30 * BLOCK), None);
-    let (path, _) = flip(place, &disk[..BLOCK]);
     // All of another pack, but for the page, which lies elsewhere, too.
     let (packs, blobs, _) = contents(place);
+    let (path, _) = flip(place, &disk[..BLOCK]);
     let id = place.store.block_id(&other[..BLOCK]);
     let number = blobs.iter().find(|(_, blob)| blob.id == id).unwrap().0;
     let missing = place.path().join(Object::Pack(packs[number as usize].id).to_string());
