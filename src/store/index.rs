@@ -44,7 +44,7 @@ struct Header {
     last: U64,
     /// What indexes have in common that were written together, each for its own range of ids; 0 for one alone.
     run: U64,
-    /// What tells its codes from those of other indexes; zeros where there are none.
+    /// What tells its codes from those of other indexes.
     salt: Salt,
     /// Of what is before the pages.
     code: Code,
