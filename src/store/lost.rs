@@ -30,6 +30,9 @@ const PAGES: usize = 64;
 pub(super) const MOST_RANGES: usize = 1 << 20;
 /// and of one that comes when those are used up.
 const FEWEST_RANGES: usize = 16;
+/// Pages of one map that are walked to tell what is lost exactly: those of 128 TiB in blocks of 128 KiB. A map that somebody made up may
+/// have any number, one page in many places.
+const MOST_PAGES: u64 = 1 << 20;
 
 /// What of a disk is lost.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -218,11 +221,12 @@ impl Store {
         ranges_left: &mut usize,
     ) -> Result<Option<Lost>> {
         let block_size = u64::from(self.block_size());
-        let level = Shape::new(disk.size, block_size)?.level;
+        let Shape { level, blocks: end } = Shape::new(disk.size, block_size)?;
         let most = (*ranges_left).max(FEWEST_RANGES);
         let (mut bytes, mut ranges) = (0, Vec::<LostRange>::new());
         let root = Part { id: disk.root, level, first: 0 };
-        self.lost_below(root, losses, &mut |blocks| {
+        let mut walk = Walk { losses, end, pages: MOST_PAGES };
+        self.lost_below(root, &mut walk, &mut |blocks| {
             let offset = blocks.start.saturating_mul(block_size);
             let end = blocks.end.saturating_mul(block_size).min(disk.size);
             let length = end.saturating_sub(offset);
@@ -243,18 +247,27 @@ impl Store {
     fn lost_below(
         &self,
         part: Part,
-        losses: &Losses,
+        walk: &mut Walk<'_>,
         each: &mut dyn FnMut(Range<u64>),
     ) -> Result<()> {
         let Part { id, level, first } = part;
-        let leading = losses.levels.get(level as usize);
-        if id.is_zero() || !leading.map_or(Ok(false), |leading| leading.contains(&id))? {
+        let leading = walk.losses.levels.get(level as usize);
+        if first >= walk.end
+            || id.is_zero()
+            || !leading.map_or(Ok(false), |leading| leading.contains(&id))?
+        {
             return Ok(());
         }
+        let whole = first..first.saturating_add(span(level)).min(walk.end);
+        let Some(left) = walk.pages.checked_sub(1) else {
+            each(whole);
+            return Ok(());
+        };
+        walk.pages = left;
         let page = match self.map_page(id) {
             Ok(page) => page,
             Err(error) if is_damage(&error) => {
-                each(first..first.saturating_add(span(level)));
+                each(whole);
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -262,14 +275,26 @@ impl Store {
         for number in 0..FANOUT {
             let id = page.get(number);
             let first = first.saturating_add(number.saturating_mul(span(level) / FANOUT));
+            if first >= walk.end {
+                break;
+            }
             if level > 0 {
-                self.lost_below(Part { id, level: level - 1, first }, losses, each)?;
-            } else if !id.is_zero() && losses.blocks.contains(&id)? {
+                self.lost_below(Part { id, level: level - 1, first }, walk, each)?;
+            } else if !id.is_zero() && walk.losses.blocks.contains(&id)? {
                 each(first..first + 1);
             }
         }
         Ok(())
     }
+}
+
+/// A walk through the map of one disk.
+struct Walk<'a> {
+    losses: &'a Losses,
+    /// How many blocks the disk has.
+    end: u64,
+    /// Pages that may still be read.
+    pages: u64,
 }
 
 /// A page in its place.
