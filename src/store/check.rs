@@ -68,6 +68,9 @@ pub struct Problem {
 /// The indexes that can be read, and those that are damaged.
 pub(super) type Indexes = (Vec<Arc<Index>>, Vec<(Object, Error)>);
 
+/// The snapshots whose records can be read, and the records that cannot.
+type Snapshots = (Vec<Snapshot>, Vec<(Object, Error)>);
+
 /// The packs of a store: which are as they should be.
 #[derive(Debug, Default)]
 pub(super) struct Packs {
@@ -250,8 +253,7 @@ impl Store {
         self.verify_stored(location, stored, plain)
     }
 
-    /// The snapshots whose records can be read, and the records that cannot.
-    fn readable_snapshots(&self) -> Result<(Vec<Snapshot>, Vec<(Object, Error)>)> {
+    fn readable_snapshots(&self) -> Result<Snapshots> {
         let (mut snapshots, mut damaged) = (Vec::new(), Vec::new());
         for (id, read) in self.read_snapshots(&self.snapshot_ids()?) {
             match read {

@@ -66,11 +66,14 @@ impl Filled {
         let (mut filled, store) = Self::empty(secret);
         let mut disk = vec![0; 6 * BLOCK];
         let mut parent: Option<Snapshot> = None;
-        for second in 0..2 {
-            for block in [1, 2, 4] {
-                fill(&mut disk[block * BLOCK..][..BLOCK], 3 * (block as u64 / 2) + second as u64);
+        for second in 0..2_u32 {
+            for block in [1, 2, 4_usize] {
+                fill(
+                    &mut disk[block * BLOCK..][..BLOCK],
+                    3 * (block as u64 / 2) + u64::from(second),
+                );
             }
-            let made = new("web", second, &disk, parent.as_ref());
+            let made = new("web", second.into(), &disk, parent.as_ref());
             let made = store.create(made, &Progress::default()).unwrap();
             filled.disks.push((made.clone(), disk.clone()));
             parent = Some(made);

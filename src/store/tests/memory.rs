@@ -21,9 +21,12 @@ pub(super) struct Flip {
 /// What was read: which bytes of which objects.
 pub(super) type Reads = Vec<(Object, Range<u64>)>;
 
+/// An object's bytes, and when it was written.
+type Kept = (Arc<Vec<u8>>, SystemTime);
+
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    objects: RwLock<BTreeMap<Object, (Arc<Vec<u8>>, SystemTime)>>,
+    objects: RwLock<BTreeMap<Object, Kept>>,
     /// A bit that everybody reads as it is not.
     pub(super) flip: Mutex<Option<Flip>>,
     reads: Mutex<Option<Reads>>,
