@@ -245,7 +245,10 @@ fn damage_is_told_with_the_snapshots_it_concerns() {
         strata().args(["store", "check", "--read-data"]).arg(place.path("st")).output().unwrap();
     let told = String::from_utf8(check.stdout).unwrap();
     assert_eq!(check.status.code(), Some(1), "{told}");
-    assert!(told.contains(made["id"].as_str().unwrap()) && told.contains("is lost"), "{told}");
+    assert!(
+        told.contains(made["id"].as_str().unwrap()) && told.contains("128 KiB lost at 0x"),
+        "{told}"
+    );
     assert!(told.contains("is not what its name says"), "{told}");
 }
 

@@ -1,6 +1,8 @@
 //! What the fuzz targets share: reading a disk and walking a tree, both within a budget, so that
 //! what takes long is the parser's doing and not the harness's.
 
+pub mod store;
+
 use std::io::Read;
 use std::sync::Arc;
 

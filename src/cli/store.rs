@@ -1,6 +1,9 @@
 //! `strata store`: the place for snapshots.
 
+mod check;
+
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -75,6 +78,10 @@ enum Command {
         #[arg(long)]
         read_data: bool,
 
+        /// Also name the files that are not whole because of it
+        #[arg(long)]
+        files: bool,
+
         /// One JSON object (docs/json.md)
         #[arg(long)]
         json: bool,
@@ -121,13 +128,19 @@ enum Command {
     /// other store - with another key, with one at all or without - its disks are read: the first one whole, and of one
     /// whose predecessor was copied before only what differs. --from-key-file and such open FROM then.
     Copy(super::store_copy::Args),
-    /// Make indexes anew that are lost or damaged
+    /// Make indexes anew that are lost or damaged, and put damaged packs under quarantine
     ///
-    /// Packs tell by themselves what is in them. No pack and no snapshot is changed.
+    /// Packs tell by themselves what is in them. What is whole of a damaged pack is written anew; what is lost comes
+    /// back with the next snapshot of a disk that still holds it, and the snapshots that need it are whole again. No snapshot
+    /// is changed or removed, and nothing that can be read.
     Repair {
         /// The store
         #[arg(value_name = "STORE", value_parser = location_parser())]
         at: Location,
+
+        /// Also read every byte of every pack, to find those that are damaged inside
+        #[arg(long)]
+        read_data: bool,
 
         #[command(flatten)]
         stores: StoreArgs,
@@ -158,9 +171,9 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         Command::Info { at, json, stores } => {
             info(&*stored::store(at, &stores.options(), &cache)?, *json)
         }
-        Command::Check { at, read_data, json, stores } => {
-            let store = stored::damaged(at, &stores.options(), &cache)?;
-            check(&store, if *read_data { Depth::Data } else { Depth::Structure }, *json)
+        Command::Check { at, read_data, files, json, stores } => {
+            let store = Arc::new(stored::damaged(at, &stores.options(), &cache)?);
+            check::run(&store, depth(*read_data), *files, *json, &cache)
         }
         Command::Collect { at, grace, unused, dry_run, json, stores } => {
             let days = SpanRelativeTo::days_are_24_hours();
@@ -173,7 +186,9 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             collect(&*stored::store(at, &stores.options(), &cache)?, &how, *json)
         }
         Command::Copy(args) => super::store_copy::run(args),
-        Command::Repair { at, stores } => repair(&stored::damaged(at, &stores.options(), &cache)?),
+        Command::Repair { at, read_data, stores } => {
+            check::repair(&stored::damaged(at, &stores.options(), &cache)?, depth(*read_data))
+        }
         Command::Key(command) => keys::run(command),
     }
 }
@@ -244,44 +259,17 @@ pub(super) fn info(store: &Store, json: bool) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// How closely to look.
+fn depth(read_data: bool) -> Depth {
+    if read_data { Depth::Data } else { Depth::Structure }
+}
+
 /// Something that turns while it is watched.
 fn spinner() -> indicatif::ProgressBar {
     if !io::stderr().is_terminal() {
         return indicatif::ProgressBar::hidden();
     }
     indicatif::ProgressBar::new_spinner().with_style(super::bar::style("{spinner} {pos} objects"))
-}
-
-fn check(store: &Store, depth: Depth, json: bool) -> Result<Outcome> {
-    let spinner = spinner();
-    let checked = store.check(depth, &|| spinner.inc(1));
-    spinner.finish_and_clear();
-    let checked = checked?;
-    let sound = checked.problems.is_empty();
-    if json {
-        write_json(&checked)?;
-    } else {
-        let mut out = stdout()?;
-        for problem in &checked.problems {
-            output(writeln!(out, "{}: {}", problem.object, problem.what))?;
-            for snapshot in &problem.snapshots {
-                let told = match store.snapshot(*snapshot) {
-                    Ok(snapshot) => format!("{} {}", snapshot.record.series, snapshot.record.time),
-                    Err(_) => "its record cannot be read".to_owned(),
-                };
-                output(writeln!(out, "  not whole: {snapshot} {told}"))?;
-            }
-        }
-        let looked = [
-            text::count(checked.snapshots, "snapshot", "snapshots"),
-            text::count(checked.blocks, "block", "blocks"),
-            text::count(checked.packs, "pack", "packs"),
-        ];
-        let problems = text::count(checked.problems.len() as u64, "problem", "problems");
-        output(writeln!(out, "{}: {problems}", looked.join(", ")))?;
-        output(out.flush())?;
-    }
-    Ok(if sound { Outcome::Done } else { Outcome::Partly })
 }
 
 /// Collects, with something that turns.
@@ -317,20 +305,4 @@ fn collect(store: &Store, how: &Collect, json: bool) -> Result<Outcome> {
     }
     write_facts(&facts)?;
     Ok(Outcome::Done)
-}
-
-fn repair(store: &Store) -> Result<Outcome> {
-    let spinner = spinner();
-    let repaired = store.repair(&|| spinner.inc(1));
-    spinner.finish_and_clear();
-    let repaired = repaired?;
-    let mut out = stdout()?;
-    let packs = text::count(repaired.indexed_packs, "pack", "packs");
-    let indexes = text::count(repaired.removed_indexes, "damaged index", "damaged indexes");
-    output(writeln!(out, "{packs} indexed, {indexes} removed"))?;
-    for pack in &repaired.damaged_packs {
-        output(writeln!(out, "packs/{pack}: damaged, and left as it is"))?;
-    }
-    output(out.flush())?;
-    Ok(if repaired.damaged_packs.is_empty() { Outcome::Done } else { Outcome::Partly })
 }

@@ -3,6 +3,7 @@
 
 pub mod bootable;
 pub mod cow;
+pub mod damage;
 mod fstab;
 pub mod layered;
 mod names;

@@ -1,23 +1,32 @@
-//! Looking for damage, and making indexes anew.
+//! Looking for damage. What is lost because of it, and of which snapshots, is found in [`lost`](super::lost).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use serde::Serialize;
 
 use super::Store;
 use super::cause::Cause;
-use super::id::{BlobKind, Id};
-use super::index::{self, Index, Location};
-use super::map::{FANOUT, Shape, span};
+use super::condemned::Why;
+use super::id::Id;
+use super::index::{Index, Location};
+use super::lease::{Lease, Root};
+use super::lost::Lost;
 use super::objects::{Object, Sort};
-use super::pack::{self, Pack};
+use super::pack;
 use super::record::Snapshot;
 use super::sealed::Sealed;
 use crate::error::{Error, Kind, Result};
 
 /// Pages of an index that are read at once.
 const READ_PAGES: usize = 256;
+/// Packs that are held in memory at once.
+const PACKS: usize = 4;
+/// Bytes of a pack at most.
+const MOST_PACK: u64 = 4 << 30;
+/// How often a store is looked at that others change meanwhile.
+const TRIES: u32 = 3;
 
 /// How closely a store is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +44,8 @@ pub struct Checked {
     pub snapshots: u64,
     /// Packs that were.
     pub packs: u64,
+    /// Those of them that are known to be damaged: they are no problem as long as nothing is lost.
+    pub quarantined: u64,
     /// Different blocks that the snapshots need.
     pub blocks: u64,
     /// What is wrong.
@@ -44,95 +55,123 @@ pub struct Checked {
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
-    /// The object it is wrong with.
+    /// The object it is wrong with. One for each disk of a snapshot that is not whole: it is that of the snapshot's record then.
     pub object: String,
     /// What is.
     pub what: String,
     /// The snapshots that are not whole because of it.
     pub snapshots: Vec<Id>,
+    /// What of a disk is lost.
+    pub lost: Option<Lost>,
 }
 
-/// What repairing did.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Repaired {
-    /// Indexes that were damaged, and are gone.
-    pub removed_indexes: u64,
-    /// Packs that no index told of, and one does now.
-    pub indexed_packs: u64,
-    /// Packs that cannot be read, or not to their ends.
-    pub damaged_packs: Vec<Id>,
-}
+/// The indexes that can be read, and those that are damaged.
+pub(super) type Indexes = (Vec<Arc<Index>>, Vec<(Object, Error)>);
 
-/// What is known of a blob while a store is looked at.
-type Blobs = HashMap<(BlobKind, Id), Vec<Location>>;
+/// The snapshots whose records can be read, and the records that cannot.
+type Snapshots = (Vec<Snapshot>, Vec<(Object, Error)>);
+
+/// The packs of a store: which are as they should be.
+#[derive(Debug, Default)]
+pub(super) struct Packs {
+    /// How long each is that is there.
+    pub(super) there: HashMap<Id, u64>,
+    /// Those that are not what an index says, or are known to be damaged; what lies in them is tried.
+    pub(super) doubtful: HashSet<Id>,
+}
 
 impl Store {
-    /// Looks at everything, and says what is wrong; `step` hears of each object that was looked at.
+    /// Looks at everything, and says what is wrong; `step` hears of each object that was looked at. What is held in memory
+    /// does not grow with the blocks that there are.
     ///
     /// # Errors
     /// The host's; damage is told, not returned.
-    pub fn check(&self, depth: Depth, step: &dyn Fn()) -> Result<Checked> {
-        let mut checked = Checked::default();
-        let mut wrong = |object: Object, error: &Error| {
-            let what = error.to_string();
-            checked.problems.push(Problem { object: object.to_string(), what, snapshots: vec![] });
+    pub fn check(&self, depth: Depth, step: &(dyn Fn() + Sync)) -> Result<Checked> {
+        let listed = || -> Result<BTreeSet<Id>> {
+            Ok(self.objects.list(Sort::Indexes)?.iter().map(|listed| listed.id).collect())
         };
-        let mut blobs = Blobs::new();
-        let mut sound = Vec::new();
-        let mut packs: HashMap<Id, u64> = HashMap::new();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let before = listed()?;
+            let checked = self.check_once(depth, step);
+            // What others move meanwhile may look as if it were lost.
+            let is_final = match &checked {
+                Ok(checked) => checked.problems.is_empty(),
+                Err(error) => error.kind() != Kind::NotFound,
+            };
+            if is_final || tries == TRIES || listed()? == before {
+                return checked;
+            }
+        }
+    }
+
+    fn check_once(&self, depth: Depth, step: &(dyn Fn() + Sync)) -> Result<Checked> {
+        let mut checked = Checked::default();
+        let (indexes, mut wrong) = self.sound_indexes(step)?;
+        let (condemned, damaged) = self.condemned_and_damaged()?;
+        wrong.extend(damaged);
+        let mut packs = self.packs()?;
+        let mut whole = Vec::new();
+        let told: HashMap<Id, u64> = lengths(&indexes);
+        for (&id, &len) in &told {
+            if condemned.why(&id) == Some(Why::Damaged) {
+                packs.doubtful.insert(id);
+                checked.quarantined += 1;
+                continue;
+            }
+            match packs.there.get(&id) {
+                None => {
+                    wrong.push((Object::Pack(id), Error::new(Kind::Corrupt, "is not there")));
+                }
+                Some(&found) if found != len => {
+                    packs.doubtful.insert(id);
+                    wrong.push((Object::Pack(id), Cause::Length { found, said: len }.into()));
+                }
+                Some(_) => whole.push((id, len)),
+            }
+        }
+        if depth == Depth::Data {
+            for (id, error) in self.damaged_packs(&whole, step)? {
+                packs.doubtful.insert(id);
+                wrong.push((Object::Pack(id), error));
+            }
+        }
+        checked.packs = told.len() as u64;
+        wrong.extend(self.check_keys(step)?);
+        wrong.extend(self.check_signatures(step)?);
+        let (snapshots, unreadable) = self.readable_snapshots()?;
+        checked.problems.extend(wrong.into_iter().chain(unreadable).map(|(object, error)| {
+            let snapshots = match object {
+                Object::Snapshot(id) => vec![id],
+                _ => vec![],
+            };
+            let (object, what) = (object.to_string(), error.to_string());
+            Problem { object, what, snapshots, lost: None }
+        }));
+        checked.snapshots = snapshots.len() as u64;
+        checked.blocks = self.check_snapshots(&snapshots, &indexes, &packs, step, &mut |lost| {
+            checked.problems.push(lost);
+        })?;
+        checked.problems.sort();
+        Ok(checked)
+    }
+
+    /// Reads all indexes, whole.
+    pub(super) fn sound_indexes(&self, step: &(dyn Fn() + Sync)) -> Result<Indexes> {
+        let (mut sound, mut damaged) = (Vec::new(), Vec::new());
         for listed in self.objects.list(Sort::Indexes)? {
             step();
             match self.check_index(listed.id) {
-                Ok(index) => {
-                    packs.extend(index.packs().iter().map(|pack| (pack.id, pack.len)));
-                    let mut entries = index.entries(READ_PAGES);
-                    while let Some(location) = entries.next()? {
-                        let blob = (location.blob.kind, location.blob.id);
-                        blobs.entry(blob).or_default().push(location);
-                    }
-                    sound.push(Arc::new(index));
-                }
-                Err(error) if is_damage(&error) => wrong(Object::Index(listed.id), &error),
+                Ok(index) => sound.push(Arc::new(index)),
+                // It was merged into another one, which is not among these.
+                Err(error) if error.kind() == Kind::NotFound => return Err(error),
+                Err(error) if is_damage(&error) => damaged.push((Object::Index(listed.id), error)),
                 Err(error) => return Err(error),
             }
         }
-        *self.indexes.write() = sound;
-        let there: HashMap<Id, u64> =
-            self.objects.list(Sort::Packs)?.iter().map(|listed| (listed.id, listed.len)).collect();
-        let mut lost: HashSet<Id> = HashSet::new();
-        for (&id, &len) in &packs {
-            step();
-            let sound = match there.get(&id) {
-                None => Err(Error::new(Kind::Corrupt, "is not there")),
-                Some(&found) if found != len => Err(Cause::Length { found, said: len }.into()),
-                Some(_) if depth == Depth::Structure => Ok(()),
-                Some(_) => self.check_pack(id, len),
-            };
-            match sound {
-                Ok(()) => {}
-                Err(error) if is_damage(&error) => {
-                    wrong(Object::Pack(id), &error);
-                    lost.insert(id);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        checked.packs = packs.len() as u64;
-        if depth == Depth::Data {
-            self.drop_unreadable(&mut blobs, &lost)?;
-        } else {
-            blobs
-                .values_mut()
-                .for_each(|places| places.retain(|place| !lost.contains(&place.pack)));
-        }
-        for (object, error) in
-            self.check_keys(step)?.into_iter().chain(self.check_signatures(step)?)
-        {
-            wrong(object, &error);
-        }
-        self.check_snapshots(&blobs, &mut checked, step)?;
-        checked.problems.sort();
-        Ok(checked)
+        self.indexes.write().clone_from(&sound);
+        Ok((sound, damaged))
     }
 
     fn check_index(&self, id: Id) -> Result<Index> {
@@ -147,192 +186,133 @@ impl Store {
         Ok(index)
     }
 
-    fn check_pack(&self, id: Id, len: u64) -> Result<()> {
-        let mut bytes = vec![0; len as usize];
-        self.objects.read_at(Object::Pack(id), 0, &mut bytes)?;
+    /// The packs that are there, none of which is doubted.
+    pub(super) fn packs(&self) -> Result<Packs> {
+        let there = self.objects.list(Sort::Packs)?;
+        let there = there.iter().map(|listed| (listed.id, listed.len)).collect();
+        Ok(Packs { there, doubtful: HashSet::new() })
+    }
+
+    /// Reads these packs, each with its length, and finds those that are not what was written.
+    pub(super) fn damaged_packs(
+        &self,
+        packs: &[(Id, u64)],
+        step: &(dyn Fn() + Sync),
+    ) -> Result<Vec<(Id, Error)>> {
+        let mut damaged = Vec::new();
+        for packs in packs.chunks(PACKS) {
+            let check = |&(id, len): &(Id, u64)| {
+                step();
+                (id, self.check_pack(id, len))
+            };
+            for (id, checked) in packs.par_iter().map(check).collect::<Vec<_>>() {
+                match checked {
+                    Ok(()) => {}
+                    Err(error) if is_damage(&error) => damaged.push((id, error)),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(damaged)
+    }
+
+    pub(super) fn check_pack(&self, id: Id, len: u64) -> Result<()> {
+        let bytes = self.pack_bytes(id, len)?;
         named(&bytes, id)?;
         // Its name tells what somebody wrote, not that it was with the store's keys.
         let (salt, blobs) = pack::scan(&bytes, self.number, &self.keys)?;
         let (mut stored, mut plain) = (Vec::new(), Vec::new());
         for blob in blobs {
-            stored.clear();
-            let rest = bytes.get(blob.at as usize..).unwrap_or_default();
-            stored.extend_from_slice(rest.get(..blob.stored as usize).unwrap_or_default());
             let location = Location { pack: id, salt, blob };
-            self.verify_stored(&location, &mut stored, &mut plain)?;
+            self.verify_within(&bytes, &location, &mut stored, &mut plain)?;
         }
         Ok(())
     }
 
-    /// Leaves those places of the blobs in damaged packs that can be read all the same.
-    fn drop_unreadable(&self, blobs: &mut Blobs, damaged: &HashSet<Id>) -> Result<()> {
-        let mut plain = Vec::new();
-        for places in blobs.values_mut() {
-            let mut failed = None;
-            places.retain(|place| {
-                if !damaged.contains(&place.pack) {
-                    return true;
-                }
-                plain.resize(place.blob.plain as usize, 0);
-                match self.fetch(place, &mut plain) {
-                    Ok(()) => true,
-                    Err(error) => {
-                        failed = Some(error).filter(|error| !is_damage(error));
-                        false
-                    }
-                }
-            });
-            if let Some(error) = failed {
-                return Err(error);
+    /// All bytes of a pack.
+    pub(super) fn pack_bytes(&self, id: Id, len: u64) -> Result<Vec<u8>> {
+        if len > MOST_PACK {
+            return Err(Cause::Length { found: len, said: MOST_PACK }.into());
+        }
+        let mut bytes = vec![0; len as usize];
+        self.objects.read_at(Object::Pack(id), 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Verifies a blob of a pack of these bytes. `stored` is then what it was made of, not encrypted; `plain` is for room.
+    pub(super) fn verify_within(
+        &self,
+        bytes: &[u8],
+        location: &Location,
+        stored: &mut Vec<u8>,
+        plain: &mut Vec<u8>,
+    ) -> Result<()> {
+        stored.clear();
+        let rest = bytes.get(location.blob.at as usize..).unwrap_or_default();
+        stored.extend_from_slice(rest.get(..location.blob.stored as usize).unwrap_or_default());
+        self.verify_stored(location, stored, plain)
+    }
+
+    fn readable_snapshots(&self) -> Result<Snapshots> {
+        let (mut snapshots, mut damaged) = (Vec::new(), Vec::new());
+        for (id, read) in self.read_snapshots(&self.snapshot_ids()?) {
+            match read {
+                Ok(snapshot) => snapshots.push(snapshot),
+                // Removed since.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) if is_damage(&error) => damaged.push((Object::Snapshot(id), error)),
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok((snapshots, damaged))
     }
 
-    /// Walks the maps of all snapshots, each page once.
-    fn check_snapshots(&self, blobs: &Blobs, checked: &mut Checked, step: &dyn Fn()) -> Result<()> {
-        // What each page leads to that is lost, so that shared pages are walked once.
-        let mut pages: HashMap<(Id, u32), BTreeSet<(BlobKind, Id)>> = HashMap::new();
-        let mut blocks = HashSet::new();
-        let mut lost: HashMap<(BlobKind, Id), Vec<Id>> = HashMap::new();
-        for listed in self.objects.list(Sort::Snapshots)? {
+    /// Tells what of each snapshot is lost. How many different blocks they need.
+    fn check_snapshots(
+        &self,
+        snapshots: &[Snapshot],
+        indexes: &[Arc<Index>],
+        packs: &Packs,
+        step: &(dyn Fn() + Sync),
+        tell: &mut dyn FnMut(Problem),
+    ) -> Result<u64> {
+        let roots: BTreeSet<Root> = snapshots.iter().flat_map(Root::of).collect();
+        // Whoever collects meanwhile leaves what is looked at.
+        let _lease = Lease::reading(self, roots.iter().copied().collect())?;
+        let reached = self.reach(&roots, step)?;
+        let (blocks, losses) = self.losses(&reached, indexes, packs)?;
+        if losses.is_nothing() {
+            return Ok(blocks);
+        }
+        let mut ranges_left = super::lost::MOST_RANGES;
+        for snapshot in snapshots {
             step();
-            let snapshot = match self.snapshot(listed.id) {
-                Ok(snapshot) => snapshot,
-                Err(error) if error.kind() == Kind::NotFound => continue,
-                Err(error) if is_damage(&error) => {
-                    checked.problems.push(Problem {
-                        object: Object::Snapshot(listed.id).to_string(),
-                        what: error.to_string(),
-                        snapshots: vec![listed.id],
-                    });
+            for disk in &snapshot.record.disks {
+                let Some(lost) = self.lost_of(snapshot, disk, &losses, &mut ranges_left)? else {
+                    continue;
+                };
+                let object = Object::Snapshot(snapshot.id);
+                if matches!(self.objects.len(object), Err(error) if error.kind() == Kind::NotFound)
+                {
+                    // Removed since: what it needed may be gone by right.
                     continue;
                 }
-                Err(error) => return Err(error),
-            };
-            checked.snapshots += 1;
-            for blob in self.lost_of(&snapshot, blobs, &mut pages, &mut blocks)? {
-                lost.entry(blob).or_default().push(snapshot.id);
+                tell(Problem {
+                    object: object.to_string(),
+                    what: lost.to_string(),
+                    snapshots: vec![snapshot.id],
+                    lost: Some(lost),
+                });
             }
         }
-        checked.blocks = blocks.len() as u64;
-        for ((kind, id), mut snapshots) in lost {
-            snapshots.sort();
-            snapshots.dedup();
-            let object = match kind {
-                BlobKind::Block => format!("block {id}"),
-                BlobKind::Page => format!("map page {id}"),
-            };
-            checked.problems.push(Problem { object, what: "is lost".to_owned(), snapshots });
-        }
-        Ok(())
+        Ok(blocks)
     }
+}
 
-    fn lost_of(
-        &self,
-        snapshot: &Snapshot,
-        blobs: &Blobs,
-        pages: &mut HashMap<(Id, u32), BTreeSet<(BlobKind, Id)>>,
-        blocks: &mut HashSet<Id>,
-    ) -> Result<BTreeSet<(BlobKind, Id)>> {
-        let mut lost = BTreeSet::new();
-        for disk in &snapshot.record.disks {
-            let shape = Shape::new(disk.size, self.block_size().into())?;
-            lost.extend(self.lost_below(disk.root, shape.level, blobs, pages, blocks)?);
-        }
-        Ok(lost)
-    }
-
-    /// What is lost of all that the page `id` leads to.
-    fn lost_below(
-        &self,
-        id: Id,
-        level: u32,
-        blobs: &Blobs,
-        pages: &mut HashMap<(Id, u32), BTreeSet<(BlobKind, Id)>>,
-        blocks: &mut HashSet<Id>,
-    ) -> Result<BTreeSet<(BlobKind, Id)>> {
-        if id.is_zero() {
-            return Ok(BTreeSet::new());
-        }
-        if let Some(known) = pages.get(&(id, level)) {
-            return Ok(known.clone());
-        }
-        let mut lost = BTreeSet::new();
-        match self.map_page(id) {
-            Ok(page) => {
-                for below in (0..FANOUT).map(|number| page.get(number)).filter(|id| !id.is_zero()) {
-                    if level > 0 {
-                        lost.extend(self.lost_below(below, level - 1, blobs, pages, blocks)?);
-                    } else {
-                        blocks.insert(below);
-                        let block = (BlobKind::Block, below);
-                        if blobs.get(&block).is_none_or(Vec::is_empty) {
-                            lost.insert(block);
-                        }
-                    }
-                }
-            }
-            Err(error) if is_damage(&error) => {
-                lost.insert((BlobKind::Page, id));
-            }
-            Err(error) => return Err(error),
-        }
-        debug_assert!(span(level) > 0);
-        pages.insert((id, level), lost.clone());
-        Ok(lost)
-    }
-
-    /// Makes sure that an index tells of each pack, and removes indexes that are damaged.
-    ///
-    /// # Errors
-    /// The host's; nothing is removed before what takes its place is stored.
-    pub fn repair(&self, step: &dyn Fn()) -> Result<Repaired> {
-        // A pack that is just being removed must not come back into an index.
-        let _lease = self.collecting()?;
-        let mut repaired = Repaired::default();
-        let mut known = HashSet::new();
-        let mut damaged = Vec::new();
-        for listed in self.objects.list(Sort::Indexes)? {
-            step();
-            match self.check_index(listed.id) {
-                Ok(index) => known.extend(index.packs().iter().map(|pack| pack.id)),
-                Err(error) if is_damage(&error) => damaged.push(listed.id),
-                Err(error) => return Err(error),
-            }
-        }
-        let mut packs = Vec::new();
-        let mut blobs = Vec::new();
-        for listed in self.objects.list(Sort::Packs)? {
-            step();
-            if known.contains(&listed.id) {
-                continue;
-            }
-            let mut bytes = vec![0; listed.len as usize];
-            self.objects.read_at(Object::Pack(listed.id), 0, &mut bytes)?;
-            let scanned = named(&bytes, listed.id)
-                .and_then(|()| Ok(pack::scan(&bytes, self.number, &self.keys)?));
-            match scanned {
-                Ok((salt, found)) => {
-                    let number = packs.len() as u32;
-                    packs.push(Pack { id: listed.id, len: listed.len, salt });
-                    blobs.extend(found.into_iter().map(|blob| (number, blob)));
-                    repaired.indexed_packs += 1;
-                }
-                Err(_) => repaired.damaged_packs.push(listed.id),
-            }
-        }
-        if !packs.is_empty() {
-            let bytes = index::make(&self.keys, &packs, blobs, 0)?;
-            self.objects.put(Object::Index(Id::of_object(&bytes)), &[&bytes])?;
-        }
-        for id in damaged {
-            self.objects.remove(Object::Index(id))?;
-            repaired.removed_indexes += 1;
-        }
-        self.load_indexes()?;
-        Ok(repaired)
-    }
+/// How long each pack is that these indexes tell of.
+pub(super) fn lengths(indexes: &[Arc<Index>]) -> HashMap<Id, u64> {
+    let packs = indexes.iter().flat_map(|index| index.packs());
+    packs.map(|pack| (pack.id, pack.len)).collect()
 }
 
 /// Whether an error tells of damage, and not of a host that fails.
@@ -341,7 +321,7 @@ pub(super) fn is_damage(error: &Error) -> bool {
 }
 
 /// Fails unless an object is what its name says.
-fn named(bytes: &[u8], id: Id) -> Result<()> {
+pub(super) fn named(bytes: &[u8], id: Id) -> Result<()> {
     match Id::of_object(bytes) {
         found if found == id => Ok(()),
         found => Err(Cause::Name(found).into()),

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::Store;
 use super::cause::Cause;
+use super::check::is_damage;
 use super::condemned::{Condemned, Sentence, Why};
 use super::id::{BlobKind, Id};
 use super::index::{self, Index, Location};
@@ -33,7 +34,7 @@ const SMALL: u64 = pack::FULL as u64 / 4;
 /// and so many of them are made into larger ones.
 const MANY_SMALL: usize = 16;
 /// Blobs that are moved before what held them is condemned: as many as are held in memory.
-const ROUND: u64 = 1 << 19;
+pub(super) const ROUND: u64 = 1 << 19;
 
 /// How to collect.
 #[derive(Debug, Clone)]
@@ -96,8 +97,8 @@ struct Survey {
     needed: Needed,
     packs: HashMap<Id, Use>,
     condemned: Condemned,
-    /// Packs that were condemned when `packs` was counted: a blob counts where it did then.
-    counted_without: HashSet<Id>,
+    /// What was condemned when `packs` was counted: a blob counts where it did then.
+    counted_with: Condemned,
     indexes: Vec<Arc<Index>>,
 }
 
@@ -200,9 +201,9 @@ impl Store {
             let used = packs.entry(pack.id).or_default();
             (used.is_indexed, used.len) = (true, pack.len);
         }
-        let counted_without = condemned.packs.keys().copied().collect();
+        let counted_with = condemned.clone();
         let mut survey =
-            Survey { records, roots, needed, packs, condemned, counted_without, indexes };
+            Survey { records, roots, needed, packs, condemned, counted_with, indexes };
         let mut uses = HashMap::<Id, (u64, u64)>::new();
         survey.each_needed(&mut |place| {
             let (bytes, blobs) = uses.entry(place.pack).or_default();
@@ -213,9 +214,13 @@ impl Store {
         for (id, (needed, blobs)) in uses {
             let used = survey.packs.entry(id).or_default();
             (used.needed, used.blobs) = (needed, blobs);
-            if !used.is_there {
+            // What is known to be lost keeps nobody from collecting the rest.
+            if !used.is_there && survey.condemned.why(&id) != Some(Why::Damaged) {
                 let error = Error::new(Kind::Corrupt, "is not there, and is needed");
-                return Err(error.within(Object::Pack(id).to_string()).within(self.name()));
+                let error = error.within(Object::Pack(id).to_string()).within(self.name());
+                return Err(
+                    error.with_hint(format!("strata store check {} tells by what", self.name()))
+                );
             }
         }
         Ok(survey)
@@ -311,8 +316,7 @@ impl Store {
             return Ok(());
         }
         lease.check()?;
-        let condemned = &survey.condemned.packs;
-        self.drop_packs(packs, &|id| condemned.contains_key(id))?;
+        self.drop_packs(packs, &survey.condemned)?;
         survey.indexes = self.indexes.read().clone();
         for id in packs {
             lease.check()?;
@@ -361,7 +365,7 @@ impl Store {
             match self.stored_bytes(place, &mut stored, &mut plain) {
                 Ok(()) => {}
                 // What can be read of a damaged pack is moved; the rest is needed, and stays where it is.
-                Err(error) if error.kind() == Kind::Corrupt && survey.is_damaged(&place.pack) => {
+                Err(error) if is_damage(&error) && survey.is_damaged(&place.pack) => {
                     moved.remove(&place.pack);
                     continue;
                 }
@@ -391,7 +395,7 @@ impl Store {
         Ok(moved)
     }
 
-    fn put_pack(
+    pub(super) fn put_pack(
         &self,
         full: Filling,
         packs: &mut Vec<Pack>,
@@ -452,9 +456,8 @@ impl Survey {
         let mut pages = Wanted::new(&self.needed.pages)?;
         let mut blocks = Wanted::new(&self.needed.blocks)?;
         let mut places = Vec::new();
-        let is_condemned = |id: &Id| self.counted_without.contains(id);
         while merged.next(&mut places)? {
-            let Some(place) = chosen(&places, &is_condemned) else { continue };
+            let Some(place) = chosen(&places, &self.counted_with) else { continue };
             let wanted = match place.blob.kind {
                 BlobKind::Block => &mut blocks,
                 BlobKind::Page => &mut pages,
@@ -468,7 +471,7 @@ impl Survey {
     }
 
     fn is_damaged(&self, pack: &Id) -> bool {
-        self.condemned.packs.get(pack).is_some_and(|sentence| sentence.why == Why::Damaged)
+        self.condemned.why(pack) == Some(Why::Damaged)
     }
 
     /// The condemned packs that nothing needs, nobody relies on, and that waited for `grace`.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use super::cause::Cause;
+use super::check::is_damage;
 use super::id::Id;
 use super::objects::{Object, Sort};
 use super::sealed::Sealed;
@@ -37,7 +38,7 @@ struct ToldPack {
 }
 
 /// Why a pack is to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Why {
     /// Nothing needs it, or all of it that is needed lies elsewhere, too.
@@ -55,10 +56,17 @@ pub(super) struct Sentence {
 }
 
 /// All packs that are to go, and the objects that say so.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Condemned {
     pub(super) packs: HashMap<Id, Sentence>,
     objects: Vec<Id>,
+}
+
+impl Condemned {
+    /// Why a pack is to go, if it is.
+    pub(super) fn why(&self, pack: &Id) -> Option<Why> {
+        self.packs.get(pack).map(|sentence| sentence.why)
+    }
 }
 
 impl Store {
@@ -67,7 +75,23 @@ impl Store {
     /// # Errors
     /// [`Kind::Corrupt`] if a list of them is damaged, and the host's.
     pub(super) fn condemned(&self) -> Result<Condemned> {
+        let (condemned, damaged) = self.condemned_and_damaged()?;
+        match damaged.into_iter().next() {
+            None => Ok(condemned),
+            Some((object, error)) => {
+                let error = error.within(object.to_string()).within(self.name());
+                Err(error.with_hint(format!("strata store repair {} removes it", self.name())))
+            }
+        }
+    }
+
+    /// The same of the lists that can be read, and those that are damaged.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn condemned_and_damaged(&self) -> Result<(Condemned, Vec<(Object, Error)>)> {
         let mut condemned = Condemned::default();
+        let mut damaged = Vec::new();
         for listed in self.objects.list(Sort::Condemned)? {
             let object = Object::Condemned(listed.id);
             let read = || -> Result<Told> {
@@ -79,15 +103,24 @@ impl Store {
                 Ok(told) => told,
                 // Its packs are gone, or another tells of them.
                 Err(error) if error.kind() == Kind::NotFound => continue,
+                Err(error) if is_damage(&error) => {
+                    damaged.push((object, error));
+                    continue;
+                }
                 Err(error) => return Err(error).within(|| format!("{}: {object}", self.name())),
             };
             for pack in told.packs {
                 let since = Some(pack.since.map_or(listed.written, SystemTime::from));
-                condemned.packs.insert(pack.id, Sentence { since, why: pack.why });
+                let sentence = Sentence { since, why: pack.why };
+                // Of two, that it is damaged says more.
+                let known = condemned.packs.entry(pack.id).or_insert(sentence);
+                if known.why == Why::Unused {
+                    *known = sentence;
+                }
             }
             condemned.objects.push(listed.id);
         }
-        Ok(condemned)
+        Ok((condemned, damaged))
     }
 
     /// Makes `packs` the ones that are condemned, in the place of those of `before`.
@@ -121,6 +154,6 @@ impl Store {
             self.objects.remove(Object::Condemned(id))?;
         }
         // With the times that they have now.
-        self.condemned()
+        Ok(self.condemned_and_damaged()?.0)
     }
 }

@@ -44,7 +44,7 @@ struct Header {
     last: U64,
     /// What indexes have in common that were written together, each for its own range of ids; 0 for one alone.
     run: U64,
-    /// What tells its codes from those of other indexes; zeros where there are none.
+    /// What tells its codes from those of other indexes.
     salt: Salt,
     /// Of what is before the pages.
     code: Code,
@@ -303,7 +303,7 @@ impl Index {
     }
 
     fn page(&self, number: u64) -> Result<Arc<Unit>> {
-        self.cache.get_or_load(Key(self.pages, number), || {
+        let page = self.cache.get_or_load(Key(self.pages, number), || {
             let mut page = vec![0; PAGE].into_boxed_slice();
             self.read_pages(number, &mut page)?;
             let at = self.first_page + number * PAGE as u64;
@@ -315,7 +315,8 @@ impl Index {
             }
             entries(&page, number)?;
             Ok(Unit(page))
-        })
+        });
+        page.within(|| Object::Index(self.id).to_string())
     }
 
     fn read_pages(&self, number: u64, buf: &mut [u8]) -> Result<()> {

@@ -17,6 +17,8 @@ use crate::error::{Error, Kind, Result};
 #[derive(Debug)]
 pub struct SnapshotLayer {
     store: Arc<Store>,
+    /// What messages call it: of several snapshots that are open none says of itself which it is.
+    name: String,
     size: u64,
     root: Id,
     shape: Shape,
@@ -35,7 +37,14 @@ impl SnapshotLayer {
         let shape = Shape::new(disk.size, store.block_size().into())?;
         let root = Root { root: disk.root, size: disk.size };
         let lease = Lease::reading(&store, vec![root])?;
-        Ok(Self { store, size: disk.size, root: disk.root, shape, _lease: lease })
+        let (record, size, root) = (&snapshot.record, disk.size, disk.root);
+        let name = format!("{}@{}, {}", record.series, record.time, disk.name);
+        Ok(Self { store, name, size, root, shape, _lease: lease })
+    }
+
+    /// What is wrong at some place of the disk.
+    fn at(&self, error: Error, offset: u64) -> Error {
+        error.within(format!("{} at {offset:#x}", self.name))
     }
 
     /// The map page of level 0 that tells of a block.
@@ -68,7 +77,7 @@ impl Layer for SnapshotLayer {
                 Ok(page) => page,
                 // The rest of the disk may be whole.
                 Err(error) if error.kind() == Kind::Corrupt => {
-                    emit(leaf_end - at, Place::Damaged(error));
+                    emit(leaf_end - at, Place::Damaged(self.at(error, at)));
                     at = leaf_end;
                     continue;
                 }
@@ -108,10 +117,13 @@ impl Layer for SnapshotLayer {
 
     fn decode(&self, unit: EncodedUnit, out: &mut [u8]) -> Result<()> {
         let block = unit.host / u64::from(self.store.block_size());
-        let id = self.page_of(block)?.get(block % FANOUT);
-        if id.is_zero() {
-            return Err(Error::new(Kind::Corrupt, "a block that is not stored"));
-        }
-        self.store.read_blob(BlobKind::Block, &id, out)
+        let read = |out: &mut [u8]| {
+            let id = self.page_of(block)?.get(block % FANOUT);
+            if id.is_zero() {
+                return Err(Error::new(Kind::Corrupt, "a block that is not stored"));
+            }
+            self.store.read_blob(BlobKind::Block, &id, out)
+        };
+        read(out).map_err(|error| self.at(error, unit.host))
     }
 }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Store;
+use super::condemned::Condemned;
 use super::id::{BlobKind, Id};
 use super::index::{self, Entries, Index, Location};
 use super::objects::Object;
@@ -66,12 +67,10 @@ impl<'a> Merged<'a> {
     }
 }
 
-/// Which of the places of a blob counts: one that is to stay, if there is one, and always the same.
-pub(super) fn chosen<'a>(
-    places: &'a [Location],
-    is_condemned: &dyn Fn(&Id) -> bool,
-) -> Option<&'a Location> {
-    places.iter().min_by_key(|place| (is_condemned(&place.pack), place.pack))
+/// Which of the places of a blob counts, by why packs are condemned: one that is to stay, if there is one, else one that can
+/// be read; and always the same.
+pub(super) fn chosen<'a>(places: &'a [Location], condemned: &Condemned) -> Option<&'a Location> {
+    places.iter().min_by_key(|place| (condemned.why(&place.pack), place.pack))
 }
 
 impl Store {
@@ -90,18 +89,13 @@ impl Store {
         let indexes = self.indexes.read().clone();
         let due = due(&indexes);
         if due.is_empty() {
-            Ok(())
-        } else {
-            self.rewrite_indexes(&due, &HashSet::new(), &|_| false)
+            return Ok(());
         }
+        self.rewrite_indexes(&due, &HashSet::new(), &self.condemned()?)
     }
 
     /// Writes `sources` anew, without what they tell of the packs in `gone`, together with all that are due.
-    pub(super) fn drop_packs(
-        &self,
-        gone: &HashSet<Id>,
-        is_condemned: &dyn Fn(&Id) -> bool,
-    ) -> Result<()> {
+    pub(super) fn drop_packs(&self, gone: &HashSet<Id>, condemned: &Condemned) -> Result<()> {
         self.load_indexes()?;
         let indexes = self.indexes.read().clone();
         let mut sources = due(&indexes);
@@ -111,21 +105,21 @@ impl Store {
                 sources.push(index);
             }
         }
-        if sources.is_empty() { Ok(()) } else { self.rewrite_indexes(&sources, gone, is_condemned) }
+        if sources.is_empty() { Ok(()) } else { self.rewrite_indexes(&sources, gone, condemned) }
     }
 
     fn rewrite_indexes(
         &self,
         sources: &[Arc<Index>],
         gone: &HashSet<Id>,
-        is_condemned: &dyn Fn(&Id) -> bool,
+        condemned: &Condemned,
     ) -> Result<()> {
         let mut output = Output::new(self, sources);
         let mut merged = Merged::new(sources)?;
         let mut places = Vec::new();
         while merged.next(&mut places)? {
             places.retain(|place| !gone.contains(&place.pack));
-            if let Some(place) = chosen(&places, is_condemned) {
+            if let Some(place) = chosen(&places, condemned) {
                 output.add(place)?;
             }
         }

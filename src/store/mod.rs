@@ -17,12 +17,14 @@ mod index;
 mod keys;
 mod layer;
 mod lease;
+mod lost;
 mod map;
 mod merge;
 pub mod objects;
 mod pack;
 mod prune;
 mod record;
+mod repair;
 mod rollback;
 mod sealed;
 mod select;
@@ -45,15 +47,17 @@ use keys::{Keys, Opened};
 use objects::{Listed, Object, Objects, Sort};
 use sealed::{Protection, Sealed};
 
-pub use check::{Checked, Depth, Problem, Repaired};
+pub use check::{Checked, Depth, Problem};
 pub use collect::{Collect, Collected};
 pub use copy::Copied;
 pub use create::{DiskSource, NewDisk, NewSnapshot, Progress, Reading, Stream};
 pub use id::Id;
 pub use keys::{KeyInfo, KeyKind, Keyring, Secret};
 pub use layer::SnapshotLayer;
+pub use lost::{Lost, LostRange};
 pub use prune::{Decision, Keep, Period};
 pub use record::{DiskRecord, Record, Snapshot};
+pub use repair::Repaired;
 pub use rollback::Target;
 pub use select::check_name;
 pub use signatures::{PublicKey, Signature, SigningKey};
@@ -172,8 +176,16 @@ impl Store {
     /// [`Kind::Corrupt`] if its config or an index is damaged, and the host's.
     pub fn open(objects: Arc<dyn Objects>, cache: &Arc<Cache>, keyring: &Keyring) -> Result<Self> {
         let store = Self::open_damaged(objects, cache, keyring)?;
-        store.load_indexes().within(|| store.name())?;
-        Ok(store)
+        match store.load_indexes() {
+            Ok(()) => Ok(store),
+            Err(error) => {
+                let is_damaged = error.kind() == Kind::Corrupt;
+                let error = error.within(store.name());
+                let hint =
+                    || format!("strata store repair {} makes it anew from the packs", store.name());
+                Err(if is_damaged { error.with_hint(hint()) } else { error })
+            }
+        }
     }
 
     /// Opens a store whose indexes may be damaged, to check or to repair it: none is opened.
@@ -197,7 +209,9 @@ impl Store {
         let bytes = whole(&*objects, Object::Config)?;
         // Which store it says to be decides nothing but which keys are tried.
         let (config, is_encrypted) = peek(&bytes).map_err(Error::from).within(|| "config")?;
-        let number = store_number(&config.store).ok_or_else(|| Cause::Json("no number".into()))?;
+        let number = store_number(&config.store);
+        let number = number.ok_or_else(|| Error::from(Cause::Json("no number".into())));
+        let number = number.within(|| "config")?;
         let fits = |keys: &Keys| keys.unseal(Sealed::Config, &bytes).map(drop);
         let opened = keyring.open(&*objects, number, is_encrypted, &fits)?;
         fits(&opened.keys).map_err(Error::from).within(|| "config")?;

@@ -214,44 +214,73 @@ pub(super) fn scan(bytes: &[u8], store: [u8; 16], keys: &Keys) -> Result<(Salt, 
     let mut blobs = Vec::new();
     let mut at = PACK_HEADER;
     while at < bytes.len() {
-        let fault = |what| Cause::PackBlob { at: at as u64, what };
-        let header: &BlobHeader = wire::record(bytes, at).ok_or(fault("is cut short"))?;
-        if header.magic != BLOB {
-            return Err(fault("does not begin as one"));
-        }
-        let summed = BlobHeader { header_crc: 0.into(), ..*header };
-        if crc32c::crc32c(summed.as_bytes()) != header.header_crc.get() {
-            return Err(fault("its header does not match its checksum"));
-        }
-        if header.zero.get() != 0 {
-            return Err(fault("a field that should be zero is not"));
-        }
-        let kind = match header.kind {
-            1 => BlobKind::Block,
-            2 => BlobKind::Page,
-            _ => return Err(fault("is of no known kind")),
-        };
-        let encoding = match header.encoding {
-            0 => Encoding::Plain,
-            1 => Encoding::Zstd,
-            _ => return Err(fault("is in no known encoding")),
-        };
-        let start = at + BLOB_HEADER;
-        let stored = bytes.get(start..).and_then(|rest| rest.get(..header.stored.get() as usize));
-        let stored = stored.ok_or(fault("is cut short"))?;
-        if crc32c::crc32c(stored) != header.stored_crc.get() {
-            return Err(fault("does not match its checksum"));
-        }
-        let place = u32::try_from(start).map_err(|_| fault("lies beyond 4 GiB"))?;
-        blobs.push(Blob {
-            id: header.id,
-            kind,
-            at: place,
-            stored: header.stored.get(),
-            plain: header.plain.get(),
-            encoding,
-        });
-        at = start + stored.len();
+        let blob = blob_at(bytes, at).map_err(|what| Cause::PackBlob { at: at as u64, what })?;
+        at += BLOB_HEADER + blob.stored as usize;
+        blobs.push(blob);
     }
     Ok((salt, blobs))
+}
+
+/// What is whole of a damaged pack by the headers of its blobs, wherever they begin.
+pub(super) fn salvage(bytes: &[u8]) -> Vec<Blob> {
+    let mut blobs = Vec::new();
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..) {
+        let Some(next) = rest.windows(BLOB.len()).position(|window| window == BLOB) else { break };
+        at += next;
+        match blob_at(bytes, at) {
+            Ok(blob) => {
+                at += BLOB_HEADER + blob.stored as usize;
+                blobs.push(blob);
+            }
+            Err(_) => at += 1,
+        }
+    }
+    blobs
+}
+
+/// The salt of a pack that is there only in part, if its header is whole.
+pub(super) fn salt(bytes: &[u8]) -> Option<Salt> {
+    let header: &PackHeader = wire::record(bytes, 0)?;
+    let summed = PackHeader { crc: 0.into(), ..*header };
+    (crc32c::crc32c(summed.as_bytes()) == header.crc.get()).then_some(header.salt)
+}
+
+/// The blob whose header is at `at`.
+fn blob_at(bytes: &[u8], at: usize) -> Result<Blob, &'static str> {
+    let header: &BlobHeader = wire::record(bytes, at).ok_or("is cut short")?;
+    if header.magic != BLOB {
+        return Err("does not begin as one");
+    }
+    let summed = BlobHeader { header_crc: 0.into(), ..*header };
+    if crc32c::crc32c(summed.as_bytes()) != header.header_crc.get() {
+        return Err("its header does not match its checksum");
+    }
+    if header.zero.get() != 0 {
+        return Err("a field that should be zero is not");
+    }
+    let kind = match header.kind {
+        1 => BlobKind::Block,
+        2 => BlobKind::Page,
+        _ => return Err("is of no known kind"),
+    };
+    let encoding = match header.encoding {
+        0 => Encoding::Plain,
+        1 => Encoding::Zstd,
+        _ => return Err("is in no known encoding"),
+    };
+    let start = at + BLOB_HEADER;
+    let stored = bytes.get(start..).and_then(|rest| rest.get(..header.stored.get() as usize));
+    let stored = stored.ok_or("is cut short")?;
+    if crc32c::crc32c(stored) != header.stored_crc.get() {
+        return Err("does not match its checksum");
+    }
+    Ok(Blob {
+        id: header.id,
+        kind,
+        at: u32::try_from(start).map_err(|_| "lies beyond 4 GiB")?,
+        stored: header.stored.get(),
+        plain: header.plain.get(),
+        encoding,
+    })
 }

@@ -1,6 +1,6 @@
 //! Ids in order, however many there are: what does not fit memory waits in files without names.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::fs::File;
@@ -96,6 +96,46 @@ impl Sorted {
             iter.readers.push(reader);
         }
         Ok(iter)
+    }
+}
+
+impl Sorted {
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.runs.is_empty()
+    }
+
+    /// Whether `id` is one of them.
+    ///
+    /// # Errors
+    /// Those of reading a temporary file.
+    pub(super) fn contains(&self, id: &Id) -> Result<bool> {
+        if self.held.binary_search(id).is_ok() {
+            return Ok(true);
+        }
+        for run in &self.runs {
+            if run.contains(id).within(|| "a temporary file")? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Run {
+    fn contains(&self, id: &Id) -> io::Result<bool> {
+        let (mut from, mut to) = (0, self.len);
+        let mut found = Id::ZERO;
+        while from < to {
+            let middle = from + (to - from) / 2;
+            self.file.read_exact_at(found.as_mut_bytes(), middle * ID as u64)?;
+            match found.cmp(id) {
+                Ordering::Equal => return Ok(true),
+                Ordering::Less => from = middle + 1,
+                Ordering::Greater => to = middle,
+            }
+        }
+        Ok(false)
     }
 }
 

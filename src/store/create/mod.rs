@@ -187,8 +187,8 @@ impl Store {
             let parent = new.parent.as_ref().and_then(|parent| parent.disk(&disk.name));
             // Of this host's files nobody else knows.
             let is_ours = new.parent.as_ref().is_some_and(|parent| parent.record.host == new.host);
-            let trusted = is_sound && !new.reading.all;
-            let before = Before { disk: parent, hints: is_ours && trusted, names: trusted };
+            let hints = is_ours && !new.reading.all;
+            let before = Before { disk: parent, hints, names: !new.reading.all, is_sound };
             let made = match &disk.source {
                 DiskSource::Image(source) => {
                     self.create_disk(disk, &**source, &before, &drafting, progress)
@@ -299,6 +299,7 @@ impl Store {
         let states = source::states(&disk.layers)?;
         let unchanged = before.unchanged(&states);
         if let Some(parent) = before.disk
+            && before.is_sound
             && unchanged.as_ref().is_some_and(|unchanged| unchanged.is_all)
             && parent.size == source.len()
         {
@@ -316,6 +317,7 @@ impl Store {
             parent_size: before.disk.map_or(0, |disk| disk.size),
             unchanged,
             names: before.names,
+            is_sound: before.is_sound,
         };
         let writer = Writer::new(self, progress)?;
         let begun = drafting.begun(disk, source.len(), made_of.as_ref());

@@ -19,6 +19,8 @@ pub(super) struct Before<'a> {
     pub(super) hints: bool,
     /// Whether the names of blocks do.
     pub(super) names: bool,
+    /// Whether nothing in the store is known to be damaged; else what the parent has may have to be stored anew.
+    pub(super) is_sound: bool,
 }
 
 impl Before<'_> {
@@ -34,6 +36,7 @@ pub(super) struct Known {
     pub(super) parent_size: u64,
     pub(super) unchanged: Option<Unchanged>,
     pub(super) names: bool,
+    pub(super) is_sound: bool,
 }
 
 /// Up to where a disk is known to be data, or a hole.
@@ -67,7 +70,23 @@ impl<'a> Stretch<'a> {
         let start = leaf * FANOUT * block_size;
         let end = start.saturating_add(FANOUT * block_size).min(self.source.len());
         let before = match self.known.parent {
-            Some((root, shape)) => Some(self.store.map_page(self.store.leaf(root, shape, leaf)?)?),
+            Some((root, shape)) => {
+                let page =
+                    self.store.leaf(root, shape, leaf).and_then(|id| self.store.map_page(id));
+                match page {
+                    Ok(page) => Some(page),
+                    // It is under quarantine, and is stored anew.
+                    Err(error) if error.kind() == Kind::Corrupt && !self.known.is_sound => None,
+                    Err(error) if error.kind() == Kind::Corrupt => {
+                        let name = self.store.name();
+                        let hint = format!(
+                            "strata store repair --read-data {name} lets it be stored anew"
+                        );
+                        return Err(error.with_hint(hint));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
             None => None,
         };
         let mut ids = Vec::with_capacity(FANOUT as usize);
@@ -117,6 +136,7 @@ impl<'a> Stretch<'a> {
             && at + len <= self.known.parent_size
             && let Some(unchanged) = &self.known.unchanged
             && unchanged.covers(self.source, at, len)?
+            && self.is_kept(&old)?
         {
             return Ok(Some(old));
         }
@@ -129,6 +149,11 @@ impl<'a> Stretch<'a> {
         Ok((run >= len && self.store.has(BlobKind::Block, &id)?).then_some(id))
     }
 
+    /// Whether the store surely has the block `old` of the parent: else it is read and stored anew, which heals the parent.
+    fn is_kept(&self, old: &Id) -> Result<bool> {
+        Ok(self.known.is_sound || old.is_zero() || self.store.has(BlobKind::Block, old)?)
+    }
+
     /// The id of the block at `at`, which is stored unless it is that of `old`.
     fn block(&mut self, at: u64, len: usize, old: Option<Id>) -> Result<Id> {
         let (bytes, rest) = self.buf.split_at_mut(len);
@@ -139,7 +164,7 @@ impl<'a> Stretch<'a> {
             return Ok(Id::ZERO);
         }
         let id = self.store.keys.id(BlobKind::Block, &self.buf);
-        if old != Some(id) {
+        if old != Some(id) || !self.known.is_sound {
             self.writer.add(BlobKind::Block, id, &self.buf)?;
         }
         Ok(id)

@@ -66,6 +66,7 @@ impl Folder {
             let error = Error::new(Kind::NotEmpty, "is not empty").within(shown());
             return Err(error.with_hint("a new store needs a folder of its own"));
         }
+        folder.files.make_dir(&dir.join("packs")).within(shown)?;
         for part in Sort::ALL.into_iter().flat_map(|sort| folder.dirs(sort)) {
             folder.files.make_dir(&part).within(shown)?;
         }
@@ -186,6 +187,8 @@ impl Objects for Folder {
             }
             self.files.rename(&new, &path)
         });
+        // One that was damaged and is whole now.
+        self.open.remove(&object);
         if put.is_err() {
             // What is left of it is nobody's.
             let _ = self.files.remove(&new);

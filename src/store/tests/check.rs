@@ -121,7 +121,7 @@ fn makes_indexes_anew(place: Place) {
         }
         // A damaged index keeps a store from being opened, but not from being repaired.
         let store = place.again_damaged();
-        let repaired = store.repair(&|| {}).unwrap();
+        let repaired = store.repair(Depth::Structure, &|| {}).unwrap();
         assert_eq!(repaired.indexed_packs, 2, "{damage}");
         assert_eq!(repaired.removed_indexes, if damage == 0 { 0 } else { 2 });
         let again = place.again().unwrap();

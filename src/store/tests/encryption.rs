@@ -224,9 +224,9 @@ fn reindexed(place: &Place, packs: &[Pack], blobs: Vec<(u32, Blob)>) -> Arc<Stor
 }
 
 /// All packs, their blobs, and their bytes.
-type Contents = (Vec<Pack>, Vec<(u32, Blob)>, Vec<Vec<u8>>);
+pub(super) type Contents = (Vec<Pack>, Vec<(u32, Blob)>, Vec<Vec<u8>>);
 
-fn contents(place: &Place) -> Contents {
+pub(super) fn contents(place: &Place) -> Contents {
     let (mut packs, mut blobs, mut all) = (vec![], vec![], vec![]);
     for path in files(&place.path().join("packs")) {
         let bytes = fs::read(&path).unwrap();
@@ -314,7 +314,7 @@ fn a_blob_is_refused_in_any_place_but_its_own() {
             Folder::new(&place.path()).put(Object::Pack(Id::of_object(bytes)), &[bytes]).unwrap();
         }
         files(&place.path().join("index")).iter().for_each(|it| fs::remove_file(it).unwrap());
-        assert!(place.again_damaged().repair(&|| {}).unwrap().indexed_packs > 0);
+        assert!(place.again_damaged().repair(Depth::Structure, &|| {}).unwrap().indexed_packs > 0);
         let store = place.again().unwrap();
         for (_, blob) in [a, b] {
             assert!(matches!(cause(read_blob(&store, &blob)), Cause::BlobSeal { .. }));
@@ -394,7 +394,7 @@ fn check_reads_what_a_pack_holds_and_not_only_its_name() {
     objects.remove(Object::Pack(packs[0].id)).unwrap();
     objects.put(Object::Pack(Id::of_object(&bad)), &[&bad]).unwrap();
     files(&place.path().join("index")).iter().for_each(|it| fs::remove_file(it).unwrap());
-    place.again_damaged().repair(&|| {}).unwrap();
+    place.again_damaged().repair(Depth::Structure, &|| {}).unwrap();
     let store = place.again().unwrap();
     assert_eq!(store.check(Depth::Structure, &|| {}).unwrap().problems, []);
     let problems = store.check(Depth::Data, &|| {}).unwrap().problems;
