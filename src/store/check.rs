@@ -14,7 +14,7 @@ use super::objects::{Object, Sort};
 use super::pack::{self, Pack};
 use super::record::Snapshot;
 use super::sealed::Sealed;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, ResultExt};
 
 /// Pages of an index that are read at once.
 const READ_PAGES: usize = 256;
@@ -137,14 +137,28 @@ impl Store {
 
     fn check_index(&self, id: Id) -> Result<Index> {
         let object = Object::Index(id);
-        let mut bytes = vec![0; self.objects.len(object)? as usize];
-        self.objects.read_at(object, 0, &mut bytes)?;
-        self.keys.unseal(Sealed::Index, &bytes)?;
+        let bytes = self.whole_index(object)?;
         named(&bytes, id)?;
         let index = Index::open(&self.keys, &self.objects, &self.cache, id)?;
+        for part in index.parts() {
+            let object = Object::Part(part);
+            let sound = || -> Result<()> {
+                let bytes = self.whole_index(object)?;
+                named(&bytes, part)
+            };
+            sound().within(|| object.to_string())?;
+        }
         let mut entries = index.entries(READ_PAGES);
         while entries.next()?.is_some() {}
         Ok(index)
+    }
+
+    /// An index, or a part of one, whose seal is sound.
+    fn whole_index(&self, object: Object) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.objects.len(object)? as usize];
+        self.objects.read_at(object, 0, &mut bytes)?;
+        self.keys.unseal(Sealed::Index, &bytes)?;
+        Ok(bytes)
     }
 
     fn check_pack(&self, id: Id, len: u64) -> Result<()> {
@@ -323,7 +337,7 @@ impl Store {
             }
         }
         if !packs.is_empty() {
-            let bytes = index::make(&self.keys, &packs, blobs, 0)?;
+            let bytes = index::make(&self.keys, &packs, blobs)?;
             self.objects.put(Object::Index(Id::of_object(&bytes)), &[&bytes])?;
         }
         for id in damaged {
@@ -331,6 +345,7 @@ impl Store {
             repaired.removed_indexes += 1;
         }
         self.load_indexes()?;
+        self.remove_lost_parts()?;
         Ok(repaired)
     }
 }

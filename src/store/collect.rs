@@ -158,7 +158,8 @@ impl Store {
         }
         self.remove_ripe(&lease, &mut survey, how, &mut done, step)?;
         self.remove_signatures(&survey, &others, how.grace)?;
-        self.merge_indexes()?;
+        self.merge_indexes(&lease)?;
+        self.remove_lost_parts()?;
         let others = self.others(&lease)?;
         let waiting: Vec<Id> = survey.condemned.packs.keys().copied().collect();
         self.tell_waiting(&survey, waiting.into_iter(), &others, how, &mut done);
@@ -195,21 +196,19 @@ impl Store {
             (used.is_indexed, used.len) = (true, pack.len);
         }
         let mut survey = Survey { records, roots, needed, packs, condemned, indexes };
-        let mut uses = HashMap::<Id, (u64, u64)>::new();
+        let mut packs = std::mem::take(&mut survey.packs);
         survey.each_needed(&mut |place| {
-            let (bytes, blobs) = uses.entry(place.pack).or_default();
-            *bytes += pack::room(&place.blob);
-            *blobs += 1;
-            Ok(())
-        })?;
-        for (id, (needed, blobs)) in uses {
-            let used = survey.packs.entry(id).or_default();
-            (used.needed, used.blobs) = (needed, blobs);
+            let used = packs.entry(place.pack).or_default();
+            used.needed += pack::room(&place.blob);
+            used.blobs += 1;
             if !used.is_there {
                 let error = Error::new(Kind::Corrupt, "is not there, and is needed");
-                return Err(error.within(Object::Pack(id).to_string()).within(self.name()));
+                let pack = Object::Pack(place.pack).to_string();
+                return Err(error.within(pack).within(self.name()));
             }
-        }
+            Ok(())
+        })?;
+        survey.packs = packs;
         Ok(survey)
     }
 
@@ -303,7 +302,7 @@ impl Store {
         }
         lease.check()?;
         let condemned = &survey.condemned.packs;
-        self.drop_packs(packs, &|id| condemned.contains_key(id))?;
+        self.drop_packs(lease, packs, &|id| condemned.contains_key(id))?;
         survey.indexes = self.indexes.read().clone();
         for id in packs {
             lease.check()?;
@@ -375,7 +374,7 @@ impl Store {
             self.put_pack(filling, &mut packs, &mut told)?;
         }
         if !told.is_empty() {
-            let bytes = index::make(&self.keys, &packs, told, 0)?;
+            let bytes = index::make(&self.keys, &packs, told)?;
             self.objects.put(Object::Index(Id::of_object(&bytes)), &[&bytes])?;
         }
         self.load_indexes()?;

@@ -410,7 +410,12 @@ impl<'a> Stretch<'a> {
         let Origin { len: run, home } = self.source.origin_at(at)?;
         let Home::Named { name, within: 0 } = home else { return Ok(None) };
         let id = Id(name);
-        Ok((run >= len && self.store.has(BlobKind::Block, &id)?).then_some(id))
+        if run < len {
+            return Ok(None);
+        }
+        // What the parent has stays.
+        let is_stored = old == Some(id) || self.store.has(BlobKind::Block, &id)?;
+        Ok(is_stored.then_some(id))
     }
 
     /// The id of the block at `at`, which is stored unless it is that of `old`.
@@ -551,7 +556,7 @@ impl<'a> Writer<'a> {
 
     fn put_index(&self, Packs { packs, blobs }: Packs) -> Result<()> {
         let told: Vec<_> = blobs.iter().map(|(_, blob)| (blob.kind, blob.id)).collect();
-        let bytes = index::make(&self.store.keys, &packs, blobs, 0)?;
+        let bytes = index::make(&self.store.keys, &packs, blobs)?;
         let id = Id::of_object(&bytes);
         let store = self.store;
         store.objects.put(Object::Index(id), &[&bytes])?;

@@ -254,7 +254,7 @@ impl Store {
             Ok((listed.len() as u64, listed.iter().map(|listed| listed.len).sum()))
         };
         let (packs, pack_bytes) = sum(Sort::Packs)?;
-        let (_, index_bytes) = sum(Sort::Indexes)?;
+        let index_bytes = sum(Sort::Indexes)?.1 + sum(Sort::Parts)?.1;
         let (snapshots, _) = sum(Sort::Snapshots)?;
         let blobs = self.indexes.read().iter().map(|index| index.entry_count()).sum();
         Ok(Usage {

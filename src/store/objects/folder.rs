@@ -52,7 +52,9 @@ impl Folder {
             let error = Error::new(Kind::NotEmpty, "is not empty").within(shown());
             return Err(error.with_hint("a new store needs a folder of its own"));
         }
-        for part in ["packs", "index", "snapshots", "leases", "condemned", "keys", "signatures"] {
+        for part in
+            ["packs", "index", "parts", "snapshots", "leases", "condemned", "keys", "signatures"]
+        {
             make(&dir.join(part)).within(shown)?;
         }
         for first in 0..=u8::MAX {
@@ -74,6 +76,7 @@ impl Folder {
                 (0..=u8::MAX).map(|first| self.dir.join(format!("packs/{first:02x}"))).collect()
             }
             Sort::Indexes => one("index"),
+            Sort::Parts => one("parts"),
             Sort::Snapshots => one("snapshots"),
             Sort::Leases => one("leases"),
             Sort::Condemned => one("condemned"),
