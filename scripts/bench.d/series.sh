@@ -73,7 +73,10 @@ group_series() {
 }
 
 # new_snapshot STORE: makes one of the disk; its id.
-new_snapshot() { "$STRATA" snapshot create --json "$1" web "$WORK/disk.qcow2" | sed 's/.*"id":"\([0-9a-f]*\)".*/\1/'; }
+new_snapshot() {
+    "$STRATA" snapshot create --allow-path "$FIXTURES" --json "$1" web "$WORK/disk.qcow2" |
+        sed -n 's/^  "id": "\([0-9a-f]*\)".*/\1/p'
+}
 
 # stretch FILE N: 128 MiB, of which no two blocks are the same, to the Nth eightieth of a disk of 1 TiB: noise to every
 # fourth, and lines that count up to the others.

@@ -444,6 +444,8 @@ pub(super) struct Writer<'a> {
     new: Mutex<HashSet<(BlobKind, Id)>>,
     /// Packs that are stored, and what is in them.
     packs: Mutex<Packs>,
+    /// Held by whoever merges indexes.
+    merging: Mutex<()>,
     new_blocks: AtomicU64,
     new_bytes: AtomicU64,
 }
@@ -473,6 +475,7 @@ impl<'a> Writer<'a> {
             filling: Mutex::new(store.new_pack()?),
             new: Mutex::default(),
             packs: Mutex::default(),
+            merging: Mutex::default(),
             new_blocks: AtomicU64::new(0),
             new_bytes: AtomicU64::new(0),
         })
@@ -511,7 +514,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Stores a map page; its id.
-    fn map_page(&self, ids: &[Id]) -> Result<Id> {
+    pub(super) fn map_page(&self, ids: &[Id]) -> Result<Id> {
         let bytes = page_bytes(ids);
         if bytes.is_empty() {
             return Ok(Id::ZERO);
@@ -522,7 +525,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The pages above those of level 0; the root.
-    fn tree(&self, mut ids: Vec<Id>, shape: Shape) -> Result<Id> {
+    pub(super) fn tree(&self, mut ids: Vec<Id>, shape: Shape) -> Result<Id> {
         for _ in 0..shape.level {
             ids =
                 ids.chunks(FANOUT as usize).map(|ids| self.map_page(ids)).collect::<Result<_>>()?;
@@ -549,9 +552,16 @@ impl<'a> Writer<'a> {
             is_full.then(|| std::mem::take(&mut *packs))
         };
         match full {
-            Some(full) => self.put_index(full),
-            None => Ok(()),
+            Some(full) => self.put_index(full)?,
+            None => return Ok(()),
         }
+        // All of them are asked for what comes next. One is enough to see to it.
+        if let Some(_merging) = self.merging.try_lock()
+            && let Err(error) = self.store.merge_if_due()
+        {
+            log::debug!("indexes were not merged: {error}");
+        }
+        Ok(())
     }
 
     fn put_index(&self, Packs { packs, blobs }: Packs) -> Result<()> {
