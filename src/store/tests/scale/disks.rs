@@ -15,7 +15,7 @@ use crate::store::objects::{Folder, Listed, Object, Objects, Sort};
 /// Bytes of a block.
 pub(super) const BLOCK: u64 = 128 << 10;
 /// Blocks that change together.
-pub(super) const STRETCH: u64 = 512;
+pub(super) const STRETCH: u64 = 1024;
 
 /// Three numbers made into one that looks random.
 pub(super) fn mix(a: u64, b: u64, c: u64) -> u64 {

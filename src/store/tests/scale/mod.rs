@@ -2,7 +2,8 @@
 //! that are never there (`docs/scale.md`).
 //!
 //! `STRATA_SCALE_BLOCKS` says how many different blocks there are to be; what memory each phase took at most is held against
-//! what the documentation says, and what stays after collecting against a plain account.
+//! what the documentation says, and what stays after collecting against a plain account. The store is made in `STRATA_SCALE_DIR`,
+//! and takes 100 bytes a block for a moment.
 
 mod disks;
 mod records;
@@ -245,10 +246,9 @@ fn very_many_blocks_in_little_memory() {
     // Half of them come with the first snapshots, the others with changes.
     let blocks = (total * 10 / 19 / DISKS).next_multiple_of(STRETCH);
     let stretches = blocks / STRETCH;
-    let place = Place::new();
-    drop(place.again().unwrap());
-    let dir = place.dir.path().join("scale");
-    let objects = Hollow::new(Folder::make(&dir).unwrap());
+    let place = std::env::var_os("STRATA_SCALE_DIR");
+    let place = place.map_or_else(TempDir::new, TempDir::new_in).unwrap();
+    let objects = Hollow::new(Folder::make(&place.path().join("store")).unwrap());
     let cache = Cache::new(0);
     let settings = Settings { block_size: BLOCK as u32, ..Settings::default() };
     let shared: Arc<dyn crate::store::objects::Objects> = Arc::clone(&objects) as _;

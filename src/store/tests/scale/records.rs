@@ -12,9 +12,8 @@ const EACH: u64 = 100;
 #[test]
 fn very_many_snapshots() {
     let count = from_environment("STRATA_SCALE_SNAPSHOTS", 300).next_multiple_of(EACH);
-    let place = Place::new();
-    let dir = place.dir.path().join("scale");
-    let objects = Hollow::new(Folder::make(&dir).unwrap());
+    let place = TempDir::new().unwrap();
+    let objects = Hollow::new(Folder::make(&place.path().join("store")).unwrap());
     let shared: Arc<dyn crate::store::objects::Objects> = Arc::clone(&objects) as _;
     let settings = Settings { block_size: 16 << 10, ..Settings::default() };
     let store = Store::init(Arc::clone(&shared), settings, None, &Cache::new(0)).unwrap();
