@@ -43,11 +43,6 @@ impl Page {
             .copied()
             .unwrap_or(Id::ZERO)
     }
-
-    /// The blocks and pages below it that are not zeros.
-    pub(super) fn ids(&self) -> impl Iterator<Item = Id> {
-        self.ids.iter().copied().filter(|id| !id.is_zero())
-    }
 }
 
 impl Weigh for Page {

@@ -18,6 +18,7 @@ mod keys;
 mod layer;
 mod lease;
 mod map;
+mod marks;
 mod merge;
 pub mod objects;
 mod pack;
@@ -30,6 +31,7 @@ mod signatures;
 mod sorted;
 mod source;
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -294,6 +296,8 @@ impl Store {
         let added = current.iter().filter(|index| !has(&known, index.id()));
         let added: Vec<_> = added.filter(|index| !has(&indexes, index.id())).cloned().collect();
         indexes.extend(added);
+        // Those that know the most are asked first.
+        indexes.sort_by_key(|index| Reverse(index.entry_count()));
         *current = indexes;
         Ok(())
     }

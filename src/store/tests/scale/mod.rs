@@ -32,7 +32,7 @@ const CHANGES: u16 = 5;
 const PER_PACK: usize = 420;
 const STORED: u32 = 78_000;
 /// One of so many new blocks is looked up.
-const ASKED: u64 = 16;
+const ASKED: u64 = 64;
 /// Look-ups that are measured.
 const LOOKUPS: u64 = 20_000;
 
@@ -94,8 +94,8 @@ struct Packed {
     id: Id,
     disk: u64,
     version: u16,
-    /// The first and the last of its blocks, among those that came with it.
-    blocks: Vec<u64>,
+    /// Where its blocks are.
+    stretches: Box<[u32]>,
 }
 
 struct Simulation {
@@ -111,12 +111,18 @@ impl Simulation {
         let (_lease, _) = store.writing().unwrap();
         let progress = Progress::default();
         let writer = Writer::new(&store, &progress).unwrap();
-        let changed: Vec<u64> = disk.changed(version).collect();
-        let packed: Vec<Packed> = changed
-            .par_chunks(PER_PACK)
-            .enumerate()
-            .map(|(number, blocks)| {
-                let seed = mix(disk.number, u64::from(version) << 32 | number as u64, 1);
+        let mut changed = disk.changed(version);
+        let mut total = 0;
+        loop {
+            let some: Vec<u64> = changed.by_ref().take(PER_PACK * 256).collect();
+            if some.is_empty() {
+                break;
+            }
+            let before = total;
+            total += some.len() as u64;
+            let pack = |(number, blocks): (usize, &[u64])| {
+                let number = before + number as u64;
+                let seed = mix(disk.number, u64::from(version) << 32 | number, 1);
                 let pack = Id(blake3::hash(&seed.to_le_bytes()).into());
                 let new = |(number, &block): (u32, &u64)| {
                     let id = disk.id(block);
@@ -135,14 +141,16 @@ impl Simulation {
                 self.objects.add(pack, len);
                 writer.told_of(Pack { id: pack, len, salt: [0; 16] }, blobs, usize::MAX).unwrap();
                 // Stretches are what is needed or not.
-                let mut stretches: Vec<u64> = blocks.iter().map(|block| block / STRETCH).collect();
+                let mut stretches: Vec<u32> =
+                    blocks.iter().map(|block| (block / STRETCH) as u32).collect();
                 stretches.dedup();
-                Packed { id: pack, disk: disk.number, version, blocks: stretches }
-            })
-            .collect();
-        self.packs.extend(packed);
+                let stretches = stretches.into_boxed_slice();
+                Packed { id: pack, disk: disk.number, version, stretches }
+            };
+            self.packs.par_extend(some.par_chunks(PER_PACK).enumerate().map(pack));
+        }
         writer.finish().unwrap();
-        changed.len() as u64
+        total
     }
 
     fn snapshot(&self, disk: &Disk, second: i64, parent: Option<&Snapshot>) -> Snapshot {
@@ -215,7 +223,7 @@ impl Simulation {
         let is_needed = |pack: &&Packed| {
             let disks = kept.iter().filter(|(_, disk)| disk.number == pack.disk);
             disks.into_iter().any(|(_, disk)| {
-                pack.blocks.iter().any(|&at| disk.versions[at as usize] == pack.version)
+                pack.stretches.iter().any(|&at| disk.versions[at as usize] == pack.version)
             })
         };
         self.packs.iter().filter(is_needed).map(|pack| pack.id).collect()
