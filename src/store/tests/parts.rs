@@ -68,8 +68,8 @@ fn they_are_asked_as_one() {
         }
         is_whole(&place, &disk);
         // What comes is merged with it sooner or later.
-        for second in 2..40 {
-            place.create("web", second, &noise(second as u64, 3 * BLOCK), None);
+        for second in 2..40_u32 {
+            place.create("web", second.into(), &noise(second.into(), 3 * BLOCK), None);
         }
         let snapshots = place.again().unwrap().snapshots().unwrap();
         assert!(read(&place.again().unwrap(), &snapshots[0]).unwrap() == disk);
