@@ -17,7 +17,7 @@ use super::objects::{Object, Sort};
 use super::pack;
 use super::record::Snapshot;
 use super::sealed::Sealed;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, ResultExt};
 
 /// Pages of an index that are read at once.
 const READ_PAGES: usize = 256;
@@ -164,8 +164,13 @@ impl Store {
             step();
             match self.check_index(listed.id) {
                 Ok(index) => sound.push(Arc::new(index)),
-                // It was merged into another one, which is not among these.
-                Err(error) if error.kind() == Kind::NotFound => return Err(error),
+                Err(error) if error.kind() == Kind::NotFound => {
+                    // Unless a part of it is lost, it was merged into another one, which is not among these.
+                    if self.objects.len(Object::Index(listed.id)).is_err() {
+                        return Err(error);
+                    }
+                    damaged.push((Object::Index(listed.id), error));
+                }
                 Err(error) if is_damage(&error) => damaged.push((Object::Index(listed.id), error)),
                 Err(error) => return Err(error),
             }
@@ -176,11 +181,17 @@ impl Store {
 
     fn check_index(&self, id: Id) -> Result<Index> {
         let object = Object::Index(id);
-        let mut bytes = vec![0; self.objects.len(object)? as usize];
-        self.objects.read_at(object, 0, &mut bytes)?;
-        self.keys.unseal(Sealed::Index, &bytes)?;
+        let bytes = self.whole_index(object)?;
         named(&bytes, id)?;
         let index = Index::open(&self.keys, &self.objects, &self.cache, id)?;
+        for part in index.parts() {
+            let object = Object::Part(part);
+            let sound = || -> Result<()> {
+                let bytes = self.whole_index(object)?;
+                named(&bytes, part)
+            };
+            sound().within(|| object.to_string())?;
+        }
         let mut entries = index.entries(READ_PAGES);
         while entries.next()?.is_some() {}
         Ok(index)
@@ -214,6 +225,14 @@ impl Store {
             }
         }
         Ok(damaged)
+    }
+
+    /// An index, or a part of one, whose seal is sound.
+    fn whole_index(&self, object: Object) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.objects.len(object)? as usize];
+        self.objects.read_at(object, 0, &mut bytes)?;
+        self.keys.unseal(Sealed::Index, &bytes)?;
+        Ok(bytes)
     }
 
     pub(super) fn check_pack(&self, id: Id, len: u64) -> Result<()> {

@@ -5,12 +5,11 @@
 //! lease, and records that were there after those writers ended need nothing of it. At whatever point this is
 //! interrupted, nothing is lost that a snapshot needs, and the next collection goes on.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use serde::Serialize;
 
 use super::Store;
@@ -20,15 +19,14 @@ use super::condemned::{Condemned, Sentence, Why};
 use super::id::{BlobKind, Id};
 use super::index::{self, Index, Location};
 use super::lease::{Lease, MOMENT, Root, Seen, Work};
-use super::map::Shape;
+use super::marks::{Marks, Needed};
 use super::merge::{Merged, chosen};
 use super::objects::{Object, Sort};
 use super::pack::{self, Filling, Pack};
-use super::sorted::{Gathering, Iter, Sorted};
+use super::record::Record;
+use super::sorted::{Iter, Sorted};
 use crate::error::{Error, Kind, Result};
 
-/// Map pages that are read at once.
-const PAGES: usize = 64;
 /// Packs smaller than this are small,
 const SMALL: u64 = pack::FULL as u64 / 4;
 /// and so many of them are made into larger ones.
@@ -68,13 +66,6 @@ pub struct Collected {
     pub waiting_until: Option<Timestamp>,
     /// Who is at work, and may rely on them.
     pub waiting_for: Vec<String>,
-}
-
-/// What the snapshots need.
-#[derive(Debug)]
-struct Needed {
-    pages: Sorted,
-    blocks: Sorted,
 }
 
 /// How a pack is used.
@@ -164,7 +155,8 @@ impl Store {
         }
         self.remove_ripe(&lease, &mut survey, how, &mut done, step)?;
         self.remove_signatures(&survey, &others, how.grace)?;
-        self.merge_indexes()?;
+        self.merge_indexes(&lease)?;
+        self.remove_lost_parts()?;
         let others = self.others(&lease)?;
         let waiting: Vec<Id> = survey.condemned.packs.keys().copied().collect();
         self.tell_waiting(&survey, waiting.into_iter(), &others, how, &mut done);
@@ -183,16 +175,24 @@ impl Store {
         let condemned = self.condemned()?;
         let mut records = HashSet::new();
         let mut roots = BTreeSet::new();
+        let mut disks: BTreeMap<(String, String), Vec<Root>> = BTreeMap::new();
         for snapshot in self.snapshots()? {
             roots.extend(Root::of(&snapshot));
             records.insert(snapshot.id);
+            let Record { series, disks: told, .. } = snapshot.record;
+            for disk in told {
+                let root = Root { root: disk.root, size: disk.size };
+                disks.entry((series.clone(), disk.name)).or_default().push(root);
+            }
         }
         roots.extend(self.draft_roots()?);
         // After the records: whoever reads has a lease before it looks whether the record is still there.
         roots.extend(self.others(lease)?.readers);
         self.load_indexes()?;
         let indexes = self.indexes.read().clone();
-        let needed = self.needed(&roots, step)?;
+        // What no record tells of is compared with nothing.
+        let alone = roots.iter().map(|&root| vec![root]);
+        let needed = Marks::new(self, step).all(disks.into_values().chain(alone))?;
         let mut packs = HashMap::<Id, Use>::new();
         for listed in self.objects.list(Sort::Packs)? {
             packs.insert(listed.id, Use { len: listed.len, is_there: true, ..Use::default() });
@@ -202,63 +202,23 @@ impl Store {
             (used.is_indexed, used.len) = (true, pack.len);
         }
         let counted_with = condemned.clone();
-        let mut survey =
-            Survey { records, roots, needed, packs, condemned, counted_with, indexes };
-        let mut uses = HashMap::<Id, (u64, u64)>::new();
+        let mut survey = Survey { records, roots, needed, packs, condemned, counted_with, indexes };
+        let mut packs = std::mem::take(&mut survey.packs);
         survey.each_needed(&mut |place| {
-            let (bytes, blobs) = uses.entry(place.pack).or_default();
-            *bytes += pack::room(&place.blob);
-            *blobs += 1;
+            let used = packs.entry(place.pack).or_default();
+            used.needed += pack::room(&place.blob);
+            used.blobs += 1;
+            // What is known to be lost keeps nobody from collecting the rest.
+            if !used.is_there && survey.condemned.why(&place.pack) != Some(Why::Damaged) {
+                let error = Error::new(Kind::Corrupt, "is not there, and is needed");
+                let error = error.within(Object::Pack(place.pack).to_string()).within(self.name());
+                let hint = format!("strata store check {} tells by what", self.name());
+                return Err(error.with_hint(hint));
+            }
             Ok(())
         })?;
-        for (id, (needed, blobs)) in uses {
-            let used = survey.packs.entry(id).or_default();
-            (used.needed, used.blobs) = (needed, blobs);
-            // What is known to be lost keeps nobody from collecting the rest.
-            if !used.is_there && survey.condemned.why(&id) != Some(Why::Damaged) {
-                let error = Error::new(Kind::Corrupt, "is not there, and is needed");
-                let error = error.within(Object::Pack(id).to_string()).within(self.name());
-                return Err(
-                    error.with_hint(format!("strata store check {} tells by what", self.name()))
-                );
-            }
-        }
+        survey.packs = packs;
         Ok(survey)
-    }
-
-    /// All pages and blocks that the disks with these roots need: the pages level by level, each once.
-    fn needed(&self, roots: &BTreeSet<Root>, step: &(dyn Fn() + Sync)) -> Result<Needed> {
-        let mut levels: Vec<Gathering> = Vec::new();
-        for root in roots.iter().filter(|root| !root.root.is_zero()) {
-            let level = Shape::new(root.size, self.block_size().into())?.level as usize;
-            levels.resize_with(levels.len().max(level + 1), Gathering::new);
-            if let Some(level) = levels.get_mut(level) {
-                level.add(root.root)?;
-            }
-        }
-        let (mut pages, mut blocks) = (Gathering::new(), Gathering::new());
-        while let Some(level) = levels.pop() {
-            let sorted = level.finish();
-            let mut ids = sorted.iter()?;
-            let below = levels.last_mut().unwrap_or(&mut blocks);
-            loop {
-                let mut batch = Vec::with_capacity(PAGES);
-                while batch.len() < PAGES
-                    && let Some(id) = ids.next()?
-                {
-                    batch.push(id);
-                }
-                if batch.is_empty() {
-                    break;
-                }
-                let read = |id: &Id| self.map_page(*id).inspect(|_| step());
-                for page in batch.par_iter().map(read).collect::<Result<Vec<_>>>()? {
-                    page.ids().try_for_each(|id| below.add(id))?;
-                }
-                batch.into_iter().try_for_each(|id| pages.add(id))?;
-            }
-        }
-        Ok(Needed { pages: pages.finish(), blocks: blocks.finish() })
     }
 
     /// Condemns `packs`, too.
@@ -316,7 +276,7 @@ impl Store {
             return Ok(());
         }
         lease.check()?;
-        self.drop_packs(packs, &survey.condemned)?;
+        self.drop_packs(lease, packs, &survey.condemned)?;
         survey.indexes = self.indexes.read().clone();
         for id in packs {
             lease.check()?;
@@ -388,7 +348,7 @@ impl Store {
             self.put_pack(filling, &mut packs, &mut told)?;
         }
         if !told.is_empty() {
-            let bytes = index::make(&self.keys, &packs, told, 0)?;
+            let bytes = index::make(&self.keys, &packs, told)?;
             self.objects.put(Object::Index(Id::of_object(&bytes)), &[&bytes])?;
         }
         self.load_indexes()?;

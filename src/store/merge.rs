@@ -1,26 +1,27 @@
 //! Indexes made into fewer ones (`docs/store-format.md`, "Index").
 //!
 //! Each snapshot brings an index of its own, and whoever looks for a blob asks them all. So they are merged, those of about
-//! the same size with each other: an entry is written again a few times in its life, and indexes stay few. What
-//! is written together is cut by ranges of ids; each range is one object, and only one of them is asked.
+//! the same size with each other: an entry is written again a few times in its life, and indexes stay few. A large one is
+//! cut into parts by ranges of ids, and is there once the object is that names them.
 
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::sync::Arc;
 
 use super::Store;
 use super::condemned::Condemned;
 use super::id::{BlobKind, Id};
-use super::index::{self, Entries, Index, Location};
-use super::objects::Object;
+use super::index::{self, Entries, Index, Location, NewPart};
+use super::lease::Lease;
+use super::objects::{Object, Sort};
 use super::pack::{Blob, Pack};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
-/// Entries of an index that is written by merging.
+/// Entries of an index that is one object, and of a part.
 const MOST_ENTRIES: usize = 1 << 19;
-/// How many runs of about the same size there may be.
-const MOST_RUNS: usize = 8;
+/// How many indexes of about the same size there may be.
+const MOST_ALIKE: usize = 8;
 /// Pages of all indexes together that are held while they are gone through: 64 MiB.
 const MOST_PAGES: usize = 16 << 10;
 
@@ -79,23 +80,28 @@ impl Store {
         if due(&self.indexes.read()).is_empty() {
             return Ok(());
         }
-        let _lease = self.collecting()?;
-        self.merge_indexes()
+        let lease = self.collecting()?;
+        self.merge_indexes(&lease)
     }
 
     /// Merges indexes if there are too many. The caller is the only one that collects.
-    pub(super) fn merge_indexes(&self) -> Result<()> {
+    pub(super) fn merge_indexes(&self, lease: &Lease) -> Result<()> {
         self.load_indexes()?;
         let indexes = self.indexes.read().clone();
         let due = due(&indexes);
         if due.is_empty() {
             return Ok(());
         }
-        self.rewrite_indexes(&due, &HashSet::new(), &self.condemned()?)
+        self.rewrite_indexes(lease, &due, &HashSet::new(), &self.condemned()?)
     }
 
     /// Writes `sources` anew, without what they tell of the packs in `gone`, together with all that are due.
-    pub(super) fn drop_packs(&self, gone: &HashSet<Id>, condemned: &Condemned) -> Result<()> {
+    pub(super) fn drop_packs(
+        &self,
+        lease: &Lease,
+        gone: &HashSet<Id>,
+        condemned: &Condemned,
+    ) -> Result<()> {
         self.load_indexes()?;
         let indexes = self.indexes.read().clone();
         let mut sources = due(&indexes);
@@ -105,16 +111,22 @@ impl Store {
                 sources.push(index);
             }
         }
-        if sources.is_empty() { Ok(()) } else { self.rewrite_indexes(&sources, gone, condemned) }
+        if sources.is_empty() {
+            return Ok(());
+        }
+        self.rewrite_indexes(lease, &sources, gone, condemned)
     }
 
-    fn rewrite_indexes(
+    /// Writes `sources` anew as one, without what they tell of the packs in `gone`.
+    pub(super) fn rewrite_indexes(
         &self,
+        lease: &Lease,
         sources: &[Arc<Index>],
         gone: &HashSet<Id>,
         condemned: &Condemned,
     ) -> Result<()> {
-        let mut output = Output::new(self, sources);
+        let packs = sources.iter().flat_map(|source| source.packs());
+        let mut output = Output::new(self, packs.filter(|pack| !gone.contains(&pack.id)));
         let mut merged = Merged::new(sources)?;
         let mut places = Vec::new();
         while merged.next(&mut places)? {
@@ -123,12 +135,35 @@ impl Store {
                 output.add(place)?;
             }
         }
-        output.put()?;
-        let written = output.written;
-        for source in sources.iter().filter(|source| !written.contains(&source.id())) {
-            self.objects.remove(Object::Index(source.id()))?;
+        drop(merged);
+        // Once nobody heeds this lease, the parts may be gone.
+        lease.check()?;
+        let written = output.finish()?;
+        for source in sources.iter().filter(|source| Some(source.id()) != written) {
+            self.remove_index(source.id(), source.parts())?;
         }
         self.load_indexes()?;
+        Ok(())
+    }
+
+    /// Removes an index with its parts: the parts last, so that no index names one that is not there.
+    pub(super) fn remove_index(&self, id: Id, parts: impl Iterator<Item = Id>) -> Result<()> {
+        self.objects.remove(Object::Index(id))?;
+        for part in parts {
+            self.objects.remove(Object::Part(part))?;
+        }
+        Ok(())
+    }
+
+    /// Removes parts that no index names: whoever wrote them never came to its end. The caller is the only one that collects, and
+    /// has just looked at the indexes.
+    pub(super) fn remove_lost_parts(&self) -> Result<()> {
+        let listed = self.objects.list(Sort::Parts)?;
+        let indexes = self.indexes.read().clone();
+        let named: HashSet<Id> = indexes.iter().flat_map(|index| index.parts()).collect();
+        for part in listed.iter().filter(|part| !named.contains(&part.id)) {
+            self.objects.remove(Object::Part(part.id))?;
+        }
         Ok(())
     }
 }
@@ -136,83 +171,67 @@ impl Store {
 /// What is written by merging.
 struct Output<'a> {
     store: &'a Store,
-    run: u64,
-    /// The packs that the sources tell of.
-    known: HashMap<Id, Pack>,
+    /// The packs that it tells of, in order.
     packs: Vec<Pack>,
-    numbers: HashMap<Id, u32>,
     blobs: Vec<(u32, Blob)>,
-    written: Vec<Id>,
+    parts: Vec<NewPart>,
 }
 
 impl<'a> Output<'a> {
-    fn new(store: &'a Store, sources: &[Arc<Index>]) -> Self {
-        let mut hash = blake3::Hasher::new();
-        for source in sources {
-            hash.update(&source.id().0);
-        }
-        let packs = sources.iter().flat_map(|source| source.packs());
-        Self {
-            store,
-            // Another one for each run, and not 0.
-            run: Id(hash.finalize().into()).prefix() | 1,
-            known: packs.map(|pack| (pack.id, *pack)).collect(),
-            packs: Vec::new(),
-            numbers: HashMap::new(),
-            blobs: Vec::new(),
-            written: Vec::new(),
-        }
+    fn new<'b>(store: &'a Store, packs: impl Iterator<Item = &'b Pack>) -> Self {
+        let mut packs: Vec<Pack> = packs.copied().collect();
+        packs.sort_unstable_by_key(|pack| pack.id);
+        packs.dedup_by_key(|pack| pack.id);
+        Self { store, packs, blobs: Vec::new(), parts: Vec::new() }
     }
 
     fn add(&mut self, place: &Location) -> Result<()> {
         if self.blobs.len() == MOST_ENTRIES {
-            self.put()?;
+            self.put_part()?;
         }
-        let next = self.packs.len() as u32;
-        let number = *self.numbers.entry(place.pack).or_insert(next);
-        if number == next {
-            self.packs.extend(self.known.get(&place.pack));
-        }
-        self.blobs.push((number, place.blob));
+        let number = self.packs.binary_search_by_key(&place.pack, |pack| pack.id);
+        let number = number.map_err(|_| Error::new(Kind::Io, "an index was changed"))?;
+        self.blobs.push((number as u32, place.blob));
         Ok(())
     }
 
-    fn put(&mut self) -> Result<()> {
-        if self.blobs.is_empty() {
-            return Ok(());
-        }
-        let blobs = std::mem::take(&mut self.blobs);
-        let bytes = index::make(&self.store.keys, &self.packs, blobs, self.run)?;
-        let id = Id::of_object(&bytes);
-        self.store.objects.put(Object::Index(id), &[&bytes])?;
-        self.written.push(id);
-        self.packs.clear();
-        self.numbers.clear();
+    fn put_part(&mut self) -> Result<()> {
+        let (object, part) = index::make_part(&self.store.keys, &self.blobs)?;
+        self.store.objects.put(Object::Part(part.id()), &[&object])?;
+        self.parts.push(part);
+        self.blobs.clear();
         Ok(())
+    }
+
+    /// Stores it; its id, if there was anything to tell.
+    fn finish(mut self) -> Result<Option<Id>> {
+        let keys = &self.store.keys;
+        let object = match (self.parts.is_empty(), self.blobs.is_empty()) {
+            (true, true) => return Ok(None),
+            (true, false) => index::make(keys, &self.packs, self.blobs)?,
+            (false, is_done) => {
+                if !is_done {
+                    self.put_part()?;
+                }
+                index::make_of_parts(keys, &self.packs, &self.parts)?
+            }
+        };
+        let id = Id::of_object(&object);
+        self.store.objects.put(Object::Index(id), &[&object])?;
+        Ok(Some(id))
     }
 }
 
-/// Indexes that are to be merged: of runs of about the same size there are too many.
+/// Indexes that are to be merged: of about the same size there are too many.
 fn due(indexes: &[Arc<Index>]) -> Vec<Arc<Index>> {
-    let mut runs: BTreeMap<(u64, Id), Vec<Arc<Index>>> = BTreeMap::new();
-    for index in indexes {
-        // One by itself is told from others by its id.
-        let run = index.run().map_or((0, index.id()), |run| (run, Id::ZERO));
-        runs.entry(run).or_default().push(Arc::clone(index));
-    }
     // By the logarithm of how many entries there are.
-    let mut tiers: BTreeMap<u32, Vec<Vec<Arc<Index>>>> = BTreeMap::new();
-    for run in runs.into_values() {
-        let entries: u64 = run.iter().map(|index| index.entry_count()).sum();
-        tiers.entry(entries.max(1).ilog2() / 3).or_default().push(run);
+    let mut tiers: BTreeMap<u32, Vec<Arc<Index>>> = BTreeMap::new();
+    for index in indexes {
+        let tier = index.entry_count().max(1).ilog2() / 3;
+        tiers.entry(tier).or_default().push(Arc::clone(index));
     }
     // What is smaller than what is merged anyway goes along.
-    let full = tiers.iter().rev().find(|(_, runs)| runs.len() >= MOST_RUNS);
+    let full = tiers.iter().rev().find(|(_, indexes)| indexes.len() >= MOST_ALIKE);
     let Some((&last, _)) = full else { return Vec::new() };
-    tiers
-        .into_iter()
-        .filter(|&(tier, _)| tier <= last)
-        .flat_map(|(_, runs)| runs)
-        .flatten()
-        .collect()
+    tiers.into_iter().filter(|&(tier, _)| tier <= last).flat_map(|(_, indexes)| indexes).collect()
 }

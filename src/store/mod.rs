@@ -19,6 +19,7 @@ mod layer;
 mod lease;
 mod lost;
 mod map;
+mod marks;
 mod merge;
 pub mod objects;
 mod pack;
@@ -32,6 +33,7 @@ mod signatures;
 mod sorted;
 mod source;
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -268,7 +270,7 @@ impl Store {
             Ok((listed.len() as u64, listed.iter().map(|listed| listed.len).sum()))
         };
         let (packs, pack_bytes) = sum(Sort::Packs)?;
-        let (_, index_bytes) = sum(Sort::Indexes)?;
+        let index_bytes = sum(Sort::Indexes)?.1 + sum(Sort::Parts)?.1;
         let (snapshots, _) = sum(Sort::Snapshots)?;
         let blobs = self.indexes.read().iter().map(|index| index.entry_count()).sum();
         Ok(Usage {
@@ -308,6 +310,8 @@ impl Store {
         let added = current.iter().filter(|index| !has(&known, index.id()));
         let added: Vec<_> = added.filter(|index| !has(&indexes, index.id())).cloned().collect();
         indexes.extend(added);
+        // Those that know the most are asked first.
+        indexes.sort_by_key(|index| Reverse(index.entry_count()));
         *current = indexes;
         Ok(())
     }

@@ -16,7 +16,7 @@ use super::keys::Salt;
 use super::lease::Root;
 use super::lost::absent;
 use super::merge::Merged;
-use super::objects::Object;
+use super::objects::{Object, Sort};
 use super::pack::{self, Blob, Filling, Pack};
 use crate::error::{Error, Result};
 
@@ -111,6 +111,11 @@ impl Store {
             self.objects.remove(object)?;
         }
         self.load_indexes()?;
+        self.remove_lost_parts()?;
+        // What they need may be what was lost.
+        for listed in self.objects.list(Sort::Drafts)? {
+            self.objects.remove(Object::Draft(listed.id))?;
+        }
         Ok(done)
     }
 
@@ -328,7 +333,7 @@ impl<'a> Rescue<'a> {
         }
         let store = self.store;
         let (packs, told) = (std::mem::take(&mut self.packs), std::mem::take(&mut self.told));
-        let bytes = index::make(&store.keys, &packs, told, 0)?;
+        let bytes = index::make(&store.keys, &packs, told)?;
         let id = Id::of_object(&bytes);
         store.objects.put(Object::Index(id), &[&bytes])?;
         let index = index::Index::open(&store.keys, &store.objects, &store.cache, id)?;

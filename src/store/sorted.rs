@@ -16,13 +16,16 @@ use crate::error::{Result, ResultExt};
 const HELD: usize = 1 << 20;
 /// Ids that are read at once of each file.
 const READ: usize = 1 << 10;
+/// So many files are made into one: few are open, and what is in several of them is kept once.
+const ALIKE: usize = 16;
 
 /// Ids being gathered, in any order.
 #[derive(Debug)]
 pub(super) struct Gathering {
     held: Vec<Id>,
     most: usize,
-    runs: Vec<Run>,
+    /// Those that were made of `ALIKE` of the ones before each.
+    tiers: Vec<Vec<Run>>,
 }
 
 /// Ids in order, in a file.
@@ -39,7 +42,7 @@ impl Gathering {
 
     /// One that holds `most` ids in memory.
     pub(super) fn holding(most: usize) -> Self {
-        Self { held: Vec::new(), most, runs: Vec::new() }
+        Self { held: Vec::new(), most, tiers: Vec::new() }
     }
 
     pub(super) fn add(&mut self, id: Id) -> Result<()> {
@@ -48,26 +51,51 @@ impl Gathering {
             self.held.sort_unstable();
             self.held.dedup();
             if self.held.len() > self.most / 2 {
-                let run = spill(&self.held).within(|| "a temporary file")?;
-                self.runs.push(run);
-                self.held.clear();
+                self.spill()?;
             }
         }
         self.held.push(id);
         Ok(())
     }
 
+    fn spill(&mut self) -> Result<()> {
+        let mut ids = self.held.iter();
+        let mut run = write(&mut || Ok(ids.next().copied()))?;
+        self.held.clear();
+        for tier in 0.. {
+            if tier == self.tiers.len() {
+                self.tiers.push(Vec::new());
+            }
+            let Some(runs) = self.tiers.get_mut(tier) else { break };
+            runs.push(run);
+            if runs.len() < ALIKE {
+                break;
+            }
+            let runs = std::mem::take(runs);
+            let mut ids = Iter::new(&runs, &[])?;
+            run = write(&mut || ids.next())?;
+        }
+        Ok(())
+    }
+
     pub(super) fn finish(mut self) -> Sorted {
         self.held.sort_unstable();
         self.held.dedup();
-        Sorted { held: self.held, runs: self.runs }
+        Sorted { held: self.held, runs: self.tiers.into_iter().flatten().collect() }
     }
 }
 
-fn spill(ids: &[Id]) -> io::Result<Run> {
-    let mut out = BufWriter::new(tempfile::tempfile()?);
-    out.write_all(ids.as_bytes())?;
-    Ok(Run { file: out.into_inner()?, len: ids.len() as u64 })
+/// Ids that come in order, in a file.
+fn write(next: &mut dyn FnMut() -> Result<Option<Id>>) -> Result<Run> {
+    let named = || "a temporary file";
+    let mut out = BufWriter::with_capacity(READ * ID, tempfile::tempfile().within(named)?);
+    let mut len = 0;
+    while let Some(id) = next()? {
+        out.write_all(&id.0).within(named)?;
+        len += 1;
+    }
+    let file = out.into_inner().map_err(io::IntoInnerError::into_error).within(named)?;
+    Ok(Run { file, len })
 }
 
 /// Different ids, in order.
@@ -83,19 +111,7 @@ impl Sorted {
     /// # Errors
     /// Those of reading a temporary file; also later.
     pub(super) fn iter(&self) -> Result<Iter<'_>> {
-        let mut iter = Iter {
-            heads: BinaryHeap::new(),
-            readers: Vec::with_capacity(self.runs.len()),
-            held: &self.held,
-        };
-        for run in &self.runs {
-            let mut reader = Reader { run, next: 0, ids: vec![], at: 0 };
-            if let Some(id) = reader.next()? {
-                iter.heads.push(Reverse((id, iter.readers.len())));
-            }
-            iter.readers.push(reader);
-        }
-        Ok(iter)
+        Iter::new(&self.runs, &self.held)
     }
 }
 
@@ -171,7 +187,20 @@ pub(super) struct Iter<'a> {
     held: &'a [Id],
 }
 
-impl Iter<'_> {
+impl<'a> Iter<'a> {
+    fn new(runs: &'a [Run], held: &'a [Id]) -> Result<Self> {
+        let readers = Vec::with_capacity(runs.len());
+        let mut iter = Self { heads: BinaryHeap::new(), readers, held };
+        for run in runs {
+            let mut reader = Reader { run, next: 0, ids: vec![], at: 0 };
+            if let Some(id) = reader.next()? {
+                iter.heads.push(Reverse((id, iter.readers.len())));
+            }
+            iter.readers.push(reader);
+        }
+        Ok(iter)
+    }
+
     /// The next one, larger than the one before.
     pub(super) fn next(&mut self) -> Result<Option<Id>> {
         let spilled = self.heads.peek().map(|Reverse((id, _))| *id);

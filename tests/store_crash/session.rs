@@ -12,8 +12,8 @@ use stratafs::chain::Chain;
 use stratafs::error::Result;
 use stratafs::store::objects::{Files, Folder};
 use stratafs::store::{
-    Collect, Depth, Id, Keyring, NewDisk, NewSnapshot, Progress, Secret, Settings, SigningKey,
-    Snapshot, SnapshotLayer, Store,
+    Collect, Depth, DiskSource, Id, Keyring, NewDisk, NewSnapshot, Progress, Reading, Secret,
+    Settings, SigningKey, Snapshot, SnapshotLayer, Store,
 };
 
 use crate::recorded::{Change, Promise, Recorded};
@@ -65,7 +65,12 @@ pub fn new(second: i64, disk: &[u8], parent: Option<&Snapshot>) -> NewSnapshot {
         source: "memory".to_owned(),
         host: "here".to_owned(),
         sign: None,
-        disks: vec![NewDisk { name: "disk".to_owned(), source, layers: vec![] }],
+        reading: Reading::default(),
+        disks: vec![NewDisk {
+            name: "disk".to_owned(),
+            source: DiskSource::Image(source),
+            layers: vec![],
+        }],
     }
 }
 

@@ -13,8 +13,8 @@ use stratafs::chain::Chain;
 use stratafs::error::{Kind, Result};
 use stratafs::store::objects::{Objects, Sort};
 use stratafs::store::{
-    Collect, Depth, Id, Keep, Keyring, NewDisk, NewSnapshot, Progress, Secret, Settings, Snapshot,
-    SnapshotLayer, Store, Target,
+    Collect, Depth, DiskSource, Id, Keep, Keyring, NewDisk, NewSnapshot, Progress, Reading, Secret,
+    Settings, Snapshot, SnapshotLayer, Store, Target,
 };
 
 use crate::disks::{PIECE, Patch, Plain, PlainSource, same, same_all};
@@ -320,7 +320,10 @@ impl Model {
         let plains = plains.clone();
         let disks = plains.iter().zip(0..).map(|(plain, number)| NewDisk {
             name: format!("disk{number}"),
-            source: Arc::new(PlainSource { plain: plain.clone(), tells_holes: self.rng.one_in(2) }),
+            source: DiskSource::Image(Arc::new(PlainSource {
+                plain: plain.clone(),
+                tells_holes: self.rng.one_in(2),
+            })),
             layers: vec![],
         });
         let disks = disks.collect();
@@ -351,6 +354,7 @@ impl Model {
                 vec![Arc::new(Patch::new(old, &new)), Arc::new(layer)];
             let source = Arc::new(Chain::new(layers, Cache::new(0)).unwrap());
             assert_eq!(source.len(), new.len);
+            let source = DiskSource::Image(source);
             disks.push(NewDisk { name: disk.name.clone(), source, layers: vec![] });
             plains.push(new);
         }
@@ -373,6 +377,7 @@ impl Model {
             source: "model".to_owned(),
             host: "here".to_owned(),
             sign: None,
+            reading: Reading::default(),
             disks,
         }
     }

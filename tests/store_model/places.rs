@@ -40,7 +40,9 @@ fn id_of(object: Object) -> Id {
         | Object::Lease(id)
         | Object::Condemned(id)
         | Object::Key(id)
-        | Object::Signature(id) => id,
+        | Object::Signature(id)
+        | Object::Part(id)
+        | Object::Draft(id) => id,
     }
 }
 

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use stratafs::block::Cache;
 use stratafs::store::objects::{Object, Objects, Sort};
 use stratafs::store::{
-    Collect, Keyring, NewDisk, NewSnapshot, Progress, Settings, Snapshot, Store,
+    Collect, DiskSource, Keyring, NewDisk, NewSnapshot, Progress, Reading, Settings, Snapshot,
+    Store,
 };
 
 use crate::disks::{PIECE, Plain, PlainSource};
@@ -40,7 +41,12 @@ fn create(store: &Store, second: i64, seeds: &[u8]) -> Snapshot {
         source: "plain".to_owned(),
         host: "here".to_owned(),
         sign: None,
-        disks: vec![NewDisk { name: "disk".to_owned(), source, layers: vec![] }],
+        reading: Reading::default(),
+        disks: vec![NewDisk {
+            name: "disk".to_owned(),
+            source: DiskSource::Image(source),
+            layers: vec![],
+        }],
     };
     store.create(new, &Progress::default()).unwrap()
 }

@@ -9,7 +9,7 @@ use crate::model::Model;
 
 impl Model {
     /// Fails unless packs and indexes hold what the snapshots need, each once, and nothing else is left.
-    pub fn is_tight(&self, side: usize, done: &Collected) {
+    pub(crate) fn is_tight(&self, side: usize, done: &Collected) {
         let here = &self.sides[side];
         let mut blocks = BTreeSet::new();
         let mut pages = HashSet::new();

@@ -146,7 +146,12 @@ impl<'a> Stretch<'a> {
         let Origin { len: run, home } = self.source.origin_at(at)?;
         let Home::Named { name, within: 0 } = home else { return Ok(None) };
         let id = Id(name);
-        Ok((run >= len && self.store.has(BlobKind::Block, &id)?).then_some(id))
+        if run < len {
+            return Ok(None);
+        }
+        // What the parent has stays.
+        let is_kept = old == Some(id) && self.known.is_sound;
+        Ok((is_kept || self.store.has(BlobKind::Block, &id)?).then_some(id))
     }
 
     /// Whether the store surely has the block `old` of the parent: else it is read and stored anew, which heals the parent.

@@ -30,6 +30,8 @@ pub(in crate::store) struct Writer<'a> {
     new: Mutex<HashSet<(BlobKind, Id)>>,
     /// Packs that are stored, and what is in them.
     packs: Mutex<Packs>,
+    /// Held by whoever merges indexes.
+    merging: Mutex<()>,
     /// Held by each who adds a blob until it is in a pack; and by who waits for them all.
     adding: RwLock<()>,
     /// Whether something is in `new` that never came to be stored.
@@ -63,6 +65,7 @@ impl<'a> Writer<'a> {
             filling: Mutex::new(store.new_pack()?),
             new: Mutex::default(),
             packs: Mutex::default(),
+            merging: Mutex::default(),
             adding: RwLock::default(),
             is_broken: AtomicBool::new(false),
             new_blocks: AtomicU64::new(0),
@@ -108,7 +111,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Stores a map page; its id.
-    pub(super) fn map_page(&self, ids: &[Id]) -> Result<Id> {
+    pub(in crate::store) fn map_page(&self, ids: &[Id]) -> Result<Id> {
         let bytes = page_bytes(ids);
         if bytes.is_empty() {
             return Ok(Id::ZERO);
@@ -119,7 +122,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The pages above those of level 0; the root.
-    pub(super) fn tree(&self, mut ids: Vec<Id>, shape: Shape) -> Result<Id> {
+    pub(in crate::store) fn tree(&self, mut ids: Vec<Id>, shape: Shape) -> Result<Id> {
         for _ in 0..shape.level {
             ids =
                 ids.chunks(FANOUT as usize).map(|ids| self.map_page(ids)).collect::<Result<_>>()?;
@@ -151,14 +154,21 @@ impl<'a> Writer<'a> {
             is_full.then(|| std::mem::take(&mut *packs))
         };
         match full {
-            Some(full) => self.put_index(full),
-            None => Ok(()),
+            Some(full) => self.put_index(full)?,
+            None => return Ok(()),
         }
+        // All of them are asked for what comes next. One is enough to see to it.
+        if let Some(_merging) = self.merging.try_lock()
+            && let Err(error) = self.store.merge_if_due()
+        {
+            log::debug!("indexes were not merged: {error}");
+        }
+        Ok(())
     }
 
     fn put_index(&self, Packs { packs, blobs }: Packs) -> Result<()> {
         let told: Vec<_> = blobs.iter().map(|(_, blob)| (blob.kind, blob.id)).collect();
-        let bytes = index::make(&self.store.keys, &packs, blobs, 0)?;
+        let bytes = index::make(&self.store.keys, &packs, blobs)?;
         let id = Id::of_object(&bytes);
         let store = self.store;
         store.objects.put(Object::Index(id), &[&bytes])?;

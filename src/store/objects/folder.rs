@@ -106,6 +106,7 @@ impl Folder {
                 (0..=u8::MAX).map(|first| self.dir.join(format!("packs/{first:02x}"))).collect()
             }
             Sort::Indexes => one("index"),
+            Sort::Parts => one("parts"),
             Sort::Snapshots => one("snapshots"),
             Sort::Leases => one("leases"),
             Sort::Condemned => one("condemned"),

@@ -28,6 +28,8 @@ pub enum Object {
     Pack(Id),
     /// Where blocks and pages lie.
     Index(Id),
+    /// A part of a large index.
+    Part(Id),
     /// A snapshot record.
     Snapshot(Id),
     /// That somebody is at work.
@@ -49,6 +51,8 @@ pub enum Sort {
     Packs,
     /// [`Object::Index`].
     Indexes,
+    /// [`Object::Part`].
+    Parts,
     /// [`Object::Snapshot`].
     Snapshots,
     /// [`Object::Lease`].
@@ -65,9 +69,10 @@ pub enum Sort {
 
 impl Sort {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Packs,
         Self::Indexes,
+        Self::Parts,
         Self::Snapshots,
         Self::Leases,
         Self::Condemned,
@@ -84,6 +89,7 @@ impl Sort {
             Object::Config => false,
             Object::Pack(_) => self == Self::Packs,
             Object::Index(_) => self == Self::Indexes,
+            Object::Part(_) => self == Self::Parts,
             Object::Snapshot(_) => self == Self::Snapshots,
             Object::Lease(_) => self == Self::Leases,
             Object::Condemned(_) => self == Self::Condemned,
@@ -98,6 +104,7 @@ impl Sort {
         match self {
             Self::Packs => Object::Pack(id),
             Self::Indexes => Object::Index(id),
+            Self::Parts => Object::Part(id),
             Self::Snapshots => Object::Snapshot(id),
             Self::Leases => Object::Lease(id),
             Self::Condemned => Object::Condemned(id),
@@ -190,6 +197,7 @@ impl fmt::Display for Object {
             Self::Config => f.write_str("config"),
             Self::Pack(id) => write!(f, "packs/{:02x}/{id}", id.0[0]),
             Self::Index(id) => write!(f, "index/{id}"),
+            Self::Part(id) => write!(f, "parts/{id}"),
             Self::Snapshot(id) => write!(f, "snapshots/{id}"),
             Self::Lease(id) => write!(f, "leases/{id}"),
             Self::Condemned(id) => write!(f, "condemned/{id}"),

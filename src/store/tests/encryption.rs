@@ -217,7 +217,7 @@ fn reindexed(place: &Place, packs: &[Pack], blobs: Vec<(u32, Blob)>) -> Arc<Stor
     for path in files(&place.path().join("index")) {
         fs::remove_file(path).unwrap();
     }
-    let bytes = index::make(&place.store.keys, packs, blobs, 0).unwrap();
+    let bytes = index::make(&place.store.keys, packs, blobs).unwrap();
     let objects = Folder::new(&place.path());
     objects.put(Object::Index(Id::of_object(&bytes)), &[&bytes]).unwrap();
     place.again().unwrap()

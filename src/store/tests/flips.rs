@@ -258,6 +258,8 @@ fn sort_of(object: Object) -> &'static str {
         Object::Condemned(_) => "condemned",
         Object::Key(_) => "keys",
         Object::Signature(_) => "signatures",
+        Object::Part(_) => "parts",
+        Object::Draft(_) => "drafts",
     }
 }
 
@@ -498,20 +500,25 @@ fn each_object_that_is_removed_is_missed_or_not_needed() {
 fn packs_bring_back_every_index() {
     for secret in [None, Some(key_file(1))] {
         let filled = Filled::new(secret);
-        // As a store of millions of blocks has it: one run of several indexes, each with its range of ids.
+        // As a store of millions of blocks has it: one index of several parts, each with its range of ids.
         let (packs, mut blobs) = contents(&filled);
         for (object, _) in filled.of_sort(Sort::Indexes) {
             filled.memory.remove(object).unwrap();
         }
         blobs.sort_by_key(|(_, blob)| blob.id);
         let keys = filled.open().keys.clone();
+        let mut parts = Vec::new();
         for range in blobs.chunks(blobs.len() / 3 + 1) {
-            let bytes = index::make(&keys, &packs, range.to_vec(), 5).unwrap();
-            filled.memory.put(Object::Index(Id::of_object(&bytes)), &[&bytes]).unwrap();
+            let (bytes, part) = index::make_part(&keys, range).unwrap();
+            filled.memory.put(Object::Part(part.id()), &[&bytes]).unwrap();
+            parts.push(part);
         }
+        let bytes = index::make_of_parts(&keys, &packs, &parts).unwrap();
+        filled.memory.put(Object::Index(Id::of_object(&bytes)), &[&bytes]).unwrap();
         filled.all_read_right(&filled.memory);
-        let indexes = filled.of_sort(Sort::Indexes);
-        assert_eq!(indexes.len(), 3);
+        let mut indexes = filled.of_sort(Sort::Indexes);
+        indexes.extend(filled.of_sort(Sort::Parts));
+        assert_eq!(indexes.len(), 4);
         let repaired = |memory: &Arc<Memory>, what: &str| {
             let store = filled.damaged_at(memory).unwrap();
             let repaired = store.repair(Depth::Structure, &|| {}).unwrap();
@@ -530,10 +537,12 @@ fn packs_bring_back_every_index() {
             for at in [0, 20, 40, 70, 4200, bytes.len() - 1] {
                 let memory = filled.memory.copy();
                 let mut bad = bytes.to_vec();
+                let at = at.min(bad.len() - 1);
                 bad[at] ^= 1;
                 memory.put(*object, &[&bad]).unwrap();
                 let problems = filled.check(&memory, Depth::Structure);
-                assert!(problems.iter().any(|it| it.object == object.to_string()));
+                let name = object.to_string();
+                assert!(problems.iter().any(|it| it.object == name || it.what.contains(&name)));
                 repaired(&memory, "one damaged");
             }
         }

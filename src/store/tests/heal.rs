@@ -301,7 +301,7 @@ fn collects_the_rest(place: &Place) {
     filling.add(BlobKind::Page, page, super::super::pack::Encoding::Plain, 320, &bytes).unwrap();
     let (pack, bytes, blobs) = filling.finish();
     let told = blobs.into_iter().map(|blob| (0, blob)).collect();
-    let told = index::make(&place.store.keys, &[pack], told, 0).unwrap();
+    let told = index::make(&place.store.keys, &[pack], told).unwrap();
     let objects = Folder::new(&place.path());
     objects.put(Object::Pack(pack.id), &[&bytes]).unwrap();
     objects.put(Object::Index(Id::of_object(&told)), &[&told]).unwrap();

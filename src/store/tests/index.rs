@@ -21,7 +21,7 @@ fn blob(seed: u64, kind: BlobKind) -> Blob {
 }
 
 fn open(place: &Place, packs: &[Pack], blobs: Vec<(u32, Blob)>) -> Index {
-    let bytes = make(&Keys::default(), packs, blobs, 0).unwrap();
+    let bytes = make(&Keys::default(), packs, blobs).unwrap();
     let id = Id::of_object(&bytes);
     let objects: Arc<dyn Objects> = Arc::new(Folder::new(&place.path()));
     objects.put(Object::Index(id), &[&bytes]).unwrap();

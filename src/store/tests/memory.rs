@@ -108,7 +108,9 @@ impl Objects for Memory {
                 | Object::Lease(id)
                 | Object::Condemned(id)
                 | Object::Key(id)
-                | Object::Signature(id) => id,
+                | Object::Signature(id)
+                | Object::Part(id)
+                | Object::Draft(id) => id,
                 Object::Config => return Err(Error::new(Kind::Io, "a config is of no sort")),
             };
             Ok(Listed { id, len: bytes.len() as u64, written: *written })

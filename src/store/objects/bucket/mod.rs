@@ -409,6 +409,7 @@ impl Objects for Bucket {
             match sort {
                 Sort::Packs => "packs",
                 Sort::Indexes => "index",
+                Sort::Parts => "parts",
                 Sort::Snapshots => "snapshots",
                 Sort::Leases => "leases",
                 Sort::Condemned => "condemned",

@@ -94,6 +94,7 @@ impl PieceCache {
             | Object::Draft(_) => return None,
             Object::Pack(id) => ('p', id),
             Object::Index(id) => ('i', id),
+            Object::Part(id) => ('t', id),
             Object::Snapshot(id) => ('s', id),
         };
         Some(self.dir.join(format!("{:02x}/{sort}{id}-{number}", id.0[0])))

@@ -382,7 +382,11 @@ fn read_ahead(shared: &Shared, receive: &Mutex<Receiver<Ahead>>) {
 /// Whether it is read once, and not worth being kept.
 fn is_passing(object: Object) -> bool {
     match object {
-        Object::Config | Object::Pack(_) | Object::Index(_) | Object::Snapshot(_) => false,
+        Object::Config
+        | Object::Pack(_)
+        | Object::Index(_)
+        | Object::Part(_)
+        | Object::Snapshot(_) => false,
         Object::Lease(_)
         | Object::Condemned(_)
         | Object::Key(_)
@@ -474,6 +478,7 @@ impl Objects for Cached {
             Sort::Snapshots => self.gather(&objects, 1),
             Sort::Indexes => self.gather(&objects, INDEX_RUN),
             Sort::Packs
+            | Sort::Parts
             | Sort::Leases
             | Sort::Condemned
             | Sort::Keys
