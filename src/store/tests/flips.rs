@@ -505,7 +505,8 @@ fn packs_bring_back_every_index() {
         for (object, _) in filled.of_sort(Sort::Indexes) {
             filled.memory.remove(object).unwrap();
         }
-        blobs.sort_by_key(|(_, blob)| blob.id);
+        blobs.sort_by_key(|(_, blob)| (blob.id, blob.kind));
+        blobs.dedup_by_key(|(_, blob)| (blob.id, blob.kind));
         let keys = filled.open().keys.clone();
         let mut parts = Vec::new();
         for range in blobs.chunks(blobs.len() / 3 + 1) {
