@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
@@ -395,7 +395,9 @@ fn an_ordinary_user_runs_it() {
     run(Command::new("chown").args(["-R", "nobody"]).arg(place.path("st")));
     run(Command::new("chmod").args(["-R", "a+rX"]).arg(place.0.path()));
     // Where the program lies need not be open to everybody.
-    let program = place.path("strata");
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("strata");
     fs::copy(env!("CARGO_BIN_EXE_strata"), &program).unwrap();
     let mut command = as_nobody([program.as_os_str()]);
     run(command.args(["snapshot", "run"]).arg(place.path("conf.toml")));
