@@ -270,7 +270,7 @@ fn create(args: &Create) -> Result<Outcome> {
             false => reference,
             true => match input::file() {
                 Some(path) => Reference { path, ..reference },
-                None if disks.iter().any(|disk| disk.len().is_none()) => {
+                None if disks.iter().any(|disk| disk.size().is_none()) => {
                     return Err(Error::new(Kind::Usage, "standard input is one disk, not two"));
                 }
                 None => {
@@ -329,7 +329,7 @@ pub(super) fn summary(snapshot: &Snapshot) -> String {
 /// Makes the snapshot, with a progress bar.
 pub(super) fn watched(store: &Store, new: NewSnapshot, stop: Arc<AtomicBool>) -> Result<Snapshot> {
     let progress = Progress { stop, ..Progress::default() };
-    let total = new.disks.iter().map(NewDisk::len).sum();
+    let total = new.disks.iter().map(NewDisk::size).sum();
     let bar = Bar::new(!io::stderr().is_terminal(), total);
     let made = std::thread::scope(|scope| {
         bar.show(scope, || (progress.done.load(Ordering::Relaxed), String::new()));

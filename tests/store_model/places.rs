@@ -16,7 +16,10 @@ use stratafs::store::objects::{Listed, Object, Objects, Sort};
 
 /// Objects in memory.
 #[derive(Default)]
-pub struct Memory(RwLock<HashMap<Object, (Arc<Vec<u8>>, SystemTime)>>);
+pub struct Memory(RwLock<HashMap<Object, Written>>);
+
+/// The bytes of an object, and when it was written.
+type Written = (Arc<Vec<u8>>, SystemTime);
 
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -108,7 +108,7 @@ pub enum DiskSource {
 
 impl NewDisk {
     /// Bytes of it, if they can be known.
-    pub fn len(&self) -> Option<u64> {
+    pub fn size(&self) -> Option<u64> {
         match &self.source {
             DiskSource::Image(source) => Some(source.len()),
             DiskSource::Stream(_) => None,
@@ -176,7 +176,7 @@ impl Store {
         if let Some(parent) = &new.parent {
             self.trust(parent)?;
         }
-        let total = new.disks.iter().filter_map(NewDisk::len).sum();
+        let total = new.disks.iter().filter_map(NewDisk::size).sum();
         progress.total.store(total, Ordering::Relaxed);
         if !is_sound {
             begun = Begun::default();
