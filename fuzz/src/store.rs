@@ -10,8 +10,8 @@ use stratafs::chain::Chain;
 use stratafs::error::{Error, Kind, Result};
 use stratafs::store::objects::{Listed, Object, Objects, Sort};
 use stratafs::store::{
-    Collect, Depth, Id, Keyring, NewDisk, NewSnapshot, Progress, Secret, Settings, Snapshot,
-    SnapshotLayer, Store,
+    Collect, Depth, DiskSource, Id, Keyring, NewDisk, NewSnapshot, Progress, Reading, Secret,
+    Settings, Snapshot, SnapshotLayer, Store,
 };
 
 use crate::read_disk;
@@ -74,7 +74,9 @@ impl Objects for Memory {
                 | Object::Lease(id)
                 | Object::Condemned(id)
                 | Object::Key(id)
-                | Object::Signature(id) => id,
+                | Object::Signature(id)
+                | Object::Part(id)
+                | Object::Draft(id) => id,
                 Object::Config => return None,
             };
             let listed = Listed { id, len: bytes.len() as u64, written: SystemTime::now() };
@@ -147,7 +149,12 @@ impl Base {
                 source: "memory".to_owned(),
                 host: "host".to_owned(),
                 sign: None,
-                disks: vec![NewDisk { name: "disk".to_owned(), source, layers: vec![] }],
+                reading: Reading::default(),
+                disks: vec![NewDisk {
+                    name: "disk".to_owned(),
+                    source: DiskSource::Image(source),
+                    layers: vec![],
+                }],
             };
             snapshots.push(store.create(new, &Progress::default()).expect("made"));
             disk[5 * BLOCK..].fill(9);
@@ -215,7 +222,9 @@ impl Base {
     pub fn read(&self, store: &Arc<Store>, snapshot: &Snapshot) {
         for disk in snapshot.record.disks.iter().take(2) {
             let Ok(layer) = SnapshotLayer::new(Arc::clone(store), snapshot, disk) else { continue };
-            let Ok(chain) = Chain::new(vec![Arc::new(layer)], Cache::new(1 << 20)) else { continue };
+            let Ok(chain) = Chain::new(vec![Arc::new(layer)], Cache::new(1 << 20)) else {
+                continue;
+            };
             read_disk(&chain);
         }
     }

@@ -40,6 +40,10 @@ fuzz_target!(|data: &[u8]| {
             let bytes = sealed(6, payload);
             put(Object::Key(Id::of_object(&bytes)), &bytes);
         }
+        6 => {
+            let bytes = sealed(8, payload);
+            put(Object::Draft(Id::of_object(&bytes)), &bytes);
+        }
         _ => {
             let bytes = sealed(7, payload);
             let mut id = Id([0; 32]);
@@ -62,8 +66,10 @@ fn summed(payload: &[u8]) -> Vec<u8> {
         let field = payload.get(at..).and_then(|rest| rest.first_chunk::<4>());
         field.map_or(0, |field| u32::from_le_bytes(*field) as usize)
     };
-    let (entries, packs) = (number(0), number(8));
-    let used = packs.saturating_mul(56).saturating_add(entries.div_ceil(85) * 8).saturating_add(64);
+    let (entries, packs, parts) = (number(0), number(8), number(24));
+    let pages = if parts == 0 { entries.div_ceil(85) } else { 0 };
+    let used = packs.saturating_mul(56).saturating_add(parts.saturating_mul(64));
+    let used = used.saturating_add(pages * 8).saturating_add(64);
     // Behind the header of the object.
     let first = (used.saturating_add(32)).next_multiple_of(PAGE).saturating_sub(32);
     if let Some(head) = bytes.get_mut(..used) {

@@ -69,7 +69,7 @@ impl Work {
             Self::Copy => {
                 let from = open(&path, Arc::new(Host), Some(1))?;
                 let to = open(&place.dir.path().join("to"), files, Some(1))?;
-                return to.copy_from(&from, &place.snapshots, &Progress::default()).map(drop);
+                to.copy_from(&from, &place.snapshots, &Progress::default()).map(drop)
             }
             Self::Create => {
                 let store = open(&path, files, Some(1))?;
@@ -87,13 +87,12 @@ impl Work {
     }
 }
 
+/// What looks at a place after one of so many calls failed.
+type Look<'a> = &'a dyn Fn(&Place, std::result::Result<(), Error>, u64);
+
 /// Does `work` with a fault at each of its calls in turn; how many there were. `fails` says how a call fails from the
 /// chosen one on.
-fn at_each_call(
-    work: Work,
-    fails: fn(u64, Call) -> Option<Errno>,
-    look: &dyn Fn(&Place, std::result::Result<(), Error>, u64),
-) -> u64 {
+fn at_each_call(work: Work, fails: fn(u64, Call) -> Option<Errno>, look: Look<'_>) -> u64 {
     let mut at = 0;
     loop {
         let place = place();

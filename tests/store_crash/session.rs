@@ -229,7 +229,7 @@ pub fn session(rng: &mut Rng, root: &Path) -> Session {
 }
 
 /// Both stores get another key in the place of the one that they have.
-fn change_keys(dirs: &[PathBuf; 2], recorded: &Arc<Recorded>, keys: &mut Vec<u8>) {
+fn change_keys(dirs: &[PathBuf; 2], recorded: &Arc<Recorded>, keys: &mut [u8]) {
     let (before, after) = (keys[0], keys[0] + 1);
     let mut slots = Vec::new();
     for dir in dirs {

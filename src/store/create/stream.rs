@@ -74,7 +74,8 @@ impl Store {
                     let ids =
                         stored(self, &writer, buf.get(..len).unwrap_or_default(), block_size)?;
                     progress.done.fetch_add(len as u64, Ordering::Relaxed);
-                    if let Some((leaf, ids)) = add(&mut pages.lock(), first, &ids) {
+                    let finished = add(&mut pages.lock(), first, &ids);
+                    if let Some((leaf, ids)) = finished {
                         let id = writer.map_page(&ids)?;
                         set(&mut pages.lock(), leaf, id);
                     }
