@@ -38,9 +38,12 @@ group_store() {
         sample s-size "$(bytes "$WORK/store")"
         sample s-size-restic "$(bytes "$WORK/restic")"
         timed s-again snapshot web "$FIXTURES/debian.qcow2"
-        timed s-again-raw snapshot web "$raw"
-        # Without restic's own look at the file's times, which would read nothing.
-        timed s-again-restic restic_quiet backup --force "$raw"
+        # Both by the file's times, and then with all of it read.
+        snapshot raw "$raw" >/dev/null
+        timed s-again-raw snapshot raw "$raw"
+        timed s-again-restic restic_quiet backup "$raw"
+        timed s-all-raw "$STRATA" snapshot create --read-all "$WORK/store" raw "$raw"
+        timed s-all-restic restic_quiet backup --force "$raw"
         n=$(bytes "$WORK/store")
         snapshot web "$WORK/changed.raw" >/dev/null
         sample s-changed "$(($(bytes "$WORK/store") - n))"
@@ -80,7 +83,8 @@ group_store() {
     row 'first snapshot: qemu-img convert -c, zstd' ms s-ours s-qemu less 1
     row 'size of the store: restic' bytes s-size s-size-restic less 1.05
     row 'unchanged, qcow2: 200 ms' ms s-again 200 less 1
-    row 'unchanged, raw: restic --force' ms s-again-raw s-again-restic less 0.1
+    row 'unchanged, raw: restic' ms s-again-raw s-again-restic less 0.1
+    row 'unchanged, raw, --read-all: restic --force' ms s-all-raw s-all-restic less 0.1
     row '6 MiB that do not compress changed: 1.3 times as much' bytes s-changed $((6 << 20)) less 1.3
     row 'mount to first byte: 50 ms' ms s-byte 50 less 1
     row 'snapshot, 4 KiB random direct, 1 job: QEMU, zstd qcow2' IOPS s-random s-random-qemu more 1
